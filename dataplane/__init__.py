@@ -1,0 +1,1 @@
+"""Sidecars that carry the traffic, and the protocol that they speak."""

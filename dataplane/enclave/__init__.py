@@ -1,0 +1,1 @@
+"""The enclave: data keys, sealing and opening, and nothing that it does not need."""

@@ -1,0 +1,1 @@
+"""What every sidecar shares: settings, addresses, start and drain, deadlines, budgets, health."""

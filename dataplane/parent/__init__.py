@@ -1,0 +1,1 @@
+"""The parent application: the host's HTTP face, holding ciphertext only."""

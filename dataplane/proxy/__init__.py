@@ -1,0 +1,1 @@
+"""The enclave proxy: bytes between parent and enclave, and between enclave and KMS."""

@@ -1,0 +1,1 @@
+"""The global tables behind one interface."""

@@ -1,0 +1,1 @@
+"""The router: authenticates a tenant, chooses a host, forwards bytes."""

@@ -1,0 +1,1 @@
+"""What a tenant runs: sealing, opening, attestation, an OpenAI-compatible proxy."""

@@ -1,0 +1,1 @@
+"""The GPU worker: engines behind one interface and one Unix socket."""

@@ -1,0 +1,1 @@
+"""OpenTelemetry set-up and every span, attribute and metric name."""
