@@ -116,18 +116,14 @@ async def connect(
     except TimeoutError:
         raise AddressError(f"Nothing answered at {address} within {timeout_s:g} s; is it running?") from None
     except OSError as error:
-        raise AddressError(
-            f"Could not connect to {address} ({error.strerror or error}); is it running?"
-        ) from error
+        raise AddressError(f"Could not connect to {address} ({error.strerror or error}); is it running?") from error
 
 
-async def _connect_vsock(
-    address: VsockAddress, limit: int
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect_vsock(address: VsockAddress, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect over vsock; the socket is closed on every path that does not return it."""
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 - the standard library takes it so
         await asyncio.get_running_loop().sock_connect(sock, (address.cid, address.port))
         return await asyncio.open_connection(sock=sock, limit=limit)
     except BaseException:
@@ -147,9 +143,7 @@ async def start_server(handler: Handler, address: Address, *, limit: int = STREA
             Path(address.path).chmod(0o660)
             return server
         if isinstance(address, TcpAddress):
-            return await asyncio.start_server(
-                handler, address.host, address.port, limit=limit, backlog=BACKLOG
-            )
+            return await asyncio.start_server(handler, address.host, address.port, limit=limit, backlog=BACKLOG)
         sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         try:
             sock.bind((socket.VMADDR_CID_ANY, address.port))
@@ -158,9 +152,7 @@ async def start_server(handler: Handler, address: Address, *, limit: int = STREA
             sock.close()
             raise
     except OSError as error:
-        raise AddressError(
-            f"Could not listen at {address} ({error.strerror or error}); is it in use?"
-        ) from error
+        raise AddressError(f"Could not listen at {address} ({error.strerror or error}); is it in use?") from error
 
 
 async def _clear_stale(address: UnixAddress) -> None:

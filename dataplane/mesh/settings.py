@@ -33,9 +33,7 @@ S = TypeVar("S", bound="SidecarSettings")
 class SidecarSettings(BaseSettings):
     """What every sidecar reads; each sidecar adds its own fields."""
 
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
 
     log_level: LogLevel = Field("INFO", description="one of DEBUG, INFO, WARNING, ERROR")
     mrgc_region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$", description="an AWS region")
@@ -73,7 +71,7 @@ def load_settings(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
     environ = os.environ if environ is None else environ
     given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
     try:
-        return cls(**given)
+        return cls.model_validate(given)
     except ValidationError as error:
         faults = [_fault(cls, given, dict(detail)) for detail in error.errors(include_url=False)]
         # `from None`: pydantic's own text repeats the input, which may be a secret.

@@ -142,9 +142,5 @@ def parse_problem(status: int, body: bytes, *, retry_after: str | None = None) -
     known = PROBLEMS.get(code)
     if known is None or known.status != status:
         return None
-    seconds = (
-        int(retry_after)
-        if retry_after is not None and retry_after.isascii() and retry_after.isdigit()
-        else None
-    )
+    seconds = int(retry_after) if retry_after is not None and retry_after.isascii() and retry_after.isdigit() else None
     return ProblemError(code, detail, retry_after_s=seconds)
