@@ -1,0 +1,71 @@
+# Two commands do all the set-up: `make demo` and `make test`. A second run installs nothing and needs no network.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .mrgc/tools/bin/uv
+VENV := .venv
+ENGINE := .venv-engine
+BIN := $(VENV)/bin
+# Where a stamp stands, what it stamps for is installed from exactly these files.
+SETUP_STAMP := $(VENV)/.stamp
+ENGINE_STAMP := $(ENGINE)/.stamp
+ENGINE_SOURCES := $(wildcard stacks/local/engine/*.py stacks/local/engine/*.txt stacks/local/engine/*.sh)
+
+.PHONY: help setup engine demo up down test check format bench enclave-image clean
+
+help:  ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(SETUP_STAMP)  ## Make .venv with everything but the engine
+
+engine: $(ENGINE_STAMP)  ## Make .venv-engine: vLLM for this machine's CPU (about 1.8 GB, once)
+
+demo: $(SETUP_STAMP) $(ENGINE_STAMP)  ## Start three regions here, ask, kill one, count, take it all down
+	@$(BIN)/mrgc local demo
+
+up: $(SETUP_STAMP) $(ENGINE_STAMP)  ## Start the local stack and leave it running
+	@$(BIN)/mrgc local up --detach
+
+down: $(SETUP_STAMP)  ## Stop the local stack
+	@$(BIN)/mrgc local down
+
+test: $(SETUP_STAMP) $(ENGINE_STAMP)  ## Run every test, the real engine's among them
+	@$(BIN)/pytest -q $(PYTEST_ARGS)
+
+check: $(SETUP_STAMP)  ## Lint, types, and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/conformance
+
+format: $(SETUP_STAMP)  ## Rewrite the code in the project's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(SETUP_STAMP)  ## Measure sealing, the whole path beside the engine alone, KMS calls and memory
+	@$(BIN)/python benchmarks/dataplane.py
+
+enclave-image: $(SETUP_STAMP)  ## Build the enclave image and measurements.json (needs Docker and nitro-cli)
+	@$(BIN)/python -m dataplane.enclave.build
+
+clean: $(SETUP_STAMP)  ## Stop the local stack, then remove what was installed and what it wrote
+	@-$(BIN)/mrgc local down
+	rm -rf $(VENV) $(ENGINE) .mrgc .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "MRGC needs Python 3.11, but $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11.")'
+	@echo "Installing uv $(UV_VERSION)"
+	@$(PYTHON) -m venv .mrgc/tools
+	@.mrgc/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(SETUP_STAMP): pyproject.toml uv.lock | $(UV)
+	@echo "Installing the locked packages into $(VENV)"
+	@UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --locked --quiet --python $(PYTHON)
+	@touch $@
+
+$(ENGINE_STAMP): $(ENGINE_SOURCES) | $(SETUP_STAMP)
+	@$(BIN)/python -m stacks.local.engine --venv $(ENGINE)
+	@touch $@
