@@ -167,4 +167,5 @@ async def _clear_stale(address: UnixAddress) -> None:
             path.unlink()
             return
         writer.close()
+        await writer.wait_closed()
         raise AddressError(f"Could not listen at {address}: another process answers there; stop it first.")

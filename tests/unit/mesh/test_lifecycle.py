@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataplane.mesh import lifecycle
+from dataplane.mesh.lifecycle import Stop, supervise
+from dataplane.mesh.logs import JsonFormatter
+from dataplane.mesh.settings import SidecarSettings, load_settings
+
+PROGRAM = """
+from dataplane.mesh.lifecycle import Stop, run_sidecar
+from dataplane.mesh.settings import SidecarSettings
+from dataplane.protocol.errors import MrgcError, SettingsError
+class Failing(MrgcError): pass
+async def main(settings: SidecarSettings, stop: Stop) -> None:
+    {body}
+run_sidecar(SidecarSettings, main, service="probe")
+"""
+
+
+def run(body: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(body=body)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[3])} | environ
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_bad_configuration_exits_64_before_anything_runs() -> None:
+    done = run("print('ran')", LOG_LEVEL="LOUD")
+    assert done.returncode == 64, done.stderr
+    assert "LOG_LEVEL is 'LOUD'; expected one of" in done.stderr, "the sentence names variable, value, expectation"
+    assert done.stdout == "", "nothing ran"
+
+
+def test_a_file_that_configuration_names_and_is_unusable_also_exits_64() -> None:
+    done = run("raise SettingsError('TENANTS_FILE is /x; expected a readable file')")
+    assert done.returncode == 64, done.stderr
+    assert "Traceback" not in done.stderr, "a person gets a sentence"
+
+
+def test_a_known_failure_exits_1_with_one_sentence() -> None:
+    done = run("raise Failing('The port is taken.')")
+    assert (done.returncode, done.stderr) == (1, "mrgc probe: The port is taken.\n"), "one sentence, no traceback"
+
+
+async def test_a_signal_asks_the_sidecar_to_stop_and_it_drains() -> None:
+    drained = asyncio.Event()
+
+    async def main(_settings: SidecarSettings, stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+        drained.set()
+
+    await asyncio.wait_for(supervise(main, load_settings(SidecarSettings, {})), 5)
+    assert drained.is_set(), "main ran to its own end"
+
+
+async def test_a_drain_that_never_ends_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "DRAIN_MARGIN_S", 0.01)
+    cancelled = asyncio.Event()
+
+    async def main(_settings: SidecarSettings, stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    await asyncio.wait_for(supervise(main, load_settings(SidecarSettings, {"DRAIN_TIMEOUT_S": "0.01"})), 5)
+    assert cancelled.is_set(), "the drain is bounded"
+
+
+async def test_a_second_signal_ends_the_drain_at_once() -> None:
+    async def main(_settings: SidecarSettings, stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    await asyncio.wait_for(supervise(main, load_settings(SidecarSettings, {"DRAIN_TIMEOUT_S": "500"})), 5)
+
+
+def test_a_log_line_is_one_json_object_with_its_extras() -> None:
+    record = logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": "two\nlines", "request_id": "r1"})
+    line = JsonFormatter(service="router").format(record)
+    assert "\n" not in line, "a log line is one line"
+    assert json.loads(line) | {"ts": 0} == {
+        "ts": 0,
+        "level": "INFO",
+        "service": "router",
+        "logger": "x",
+        "message": "two\nlines",
+        "request_id": "r1",
+    }, "fields and extras"
