@@ -1,0 +1,166 @@
+"""What is inside an envelope: the request message, the response's head, the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from dataplane.protocol import cbor
+from dataplane.protocol.errors import MrgcError, OpenError
+from dataplane.protocol.frames import MAX_FRAME_DATA
+from dataplane.protocol.suite import MAX_MESSAGE_BYTES
+
+PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+MAX_PATH: Final = 256
+MAX_CONTENT_TYPE: Final = 256
+MAX_SHORT_TEXT: Final = 256
+MAX_PCR_BYTES: Final = 64
+"""PCRs are SHA-384 today (48 bytes); the NSM's format allows up to SHA-512."""
+HASH_BYTES: Final = 32
+_STATUS: Final = range(200, 600)
+_MAX_UINT: Final = 2**64 - 1
+_NOT_FOUND: Final = 404
+_BAD_REQUEST: Final = 400
+
+
+class MessageError(MrgcError):
+    """An authentic message that asks for something impossible; answered inside the envelope with `status`."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        """Keep the inner HTTP status."""
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMessage:
+    """The tenant's request: `body` is the OpenAI-compatible JSON, not looked at here."""
+
+    path: str
+    content_type: str
+    body: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        """Return the message as CBOR."""
+        return cbor.encode({"path": self.path, "content_type": self.content_type, "body": self.body})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read an opened message; `MessageError` 400 for a wrong form, 404 for a path that is not in `PATHS`."""
+        try:
+            fields = cbor.decode_map(data, max_bytes=MAX_MESSAGE_BYTES)
+        except cbor.CborError as error:
+            raise MessageError(_BAD_REQUEST, f"the request message can't be read: {error}") from error
+        if fields.keys() != {"path", "content_type", "body"}:
+            raise MessageError(_BAD_REQUEST, "the request message must have exactly path, content_type and body")
+        path, content_type, body = fields["path"], fields["content_type"], fields["body"]
+        if not is_text(path, MAX_PATH) or not is_text(content_type, MAX_CONTENT_TYPE) or not isinstance(body, bytes):
+            raise MessageError(_BAD_REQUEST, "the request message needs text in path and content_type, bytes in body")
+        if path not in PATHS:
+            raise MessageError(_NOT_FOUND, "no such path inside the envelope; use one of " + ", ".join(sorted(PATHS)))
+        return cls(path=path, content_type=content_type, body=body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseHead:
+    """First frame of a response: the inner HTTP status and media type."""
+
+    status: int
+    content_type: str
+
+    def encode(self) -> bytes:
+        """Return the head as CBOR."""
+        return cbor.encode({"status": self.status, "content_type": self.content_type})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the first frame's data; `OpenError` if it is no head."""
+        fields = opened_map(data, "response head", {"status", "content_type"})
+        check_status(fields["status"], "response head")
+        if not is_text(fields["content_type"], MAX_CONTENT_TYPE):
+            raise OpenError("the response head needs a content type")
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Final frame of a response.
+
+    `request` is `th` (32 bytes), `pcr0` the enclave's measurement, `model_digest` what the model's manifest hashes
+    to, `wash` `{"id": text, "time": ms since 1970}` of the last car wash before this request.
+    """
+
+    request: bytes
+    assurance: int
+    pcr0: bytes
+    region: str
+    instance: str
+    model_digest: str
+    wash: Mapping[str, str | int]
+
+    def encode(self) -> bytes:
+        """Return the receipt as CBOR."""
+        return cbor.encode(
+            {
+                "request": self.request,
+                "assurance": self.assurance,
+                "pcr0": self.pcr0,
+                "region": self.region,
+                "instance": self.instance,
+                "model_digest": self.model_digest,
+                "wash": dict(self.wash),
+            },
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the final frame's data; `OpenError` if it is no receipt."""
+        keys = {"request", "assurance", "pcr0", "region", "instance", "model_digest", "wash"}
+        fields = opened_map(data, "receipt", keys)
+        request, pcr0, assurance = fields["request"], fields["pcr0"], fields["assurance"]
+        if not isinstance(request, bytes) or len(request) != HASH_BYTES:
+            raise OpenError("the receipt's request must be a hash of 32 bytes")
+        if not isinstance(pcr0, bytes) or len(pcr0) > MAX_PCR_BYTES:
+            raise OpenError("the receipt's pcr0 must be bytes, at most 64")
+        if type(assurance) is not int or assurance not in (0, 1, 2):
+            raise OpenError("the receipt's assurance must be 0, 1 or 2")
+        if not all(is_text(fields[name], MAX_SHORT_TEXT) for name in ("region", "instance", "model_digest")):
+            raise OpenError("the receipt's region, instance and model_digest must be text")
+        check_wash(fields["wash"], "receipt")
+        return cls(**fields)
+
+
+def opened_map(data: bytes, what: str, keys: set[str]) -> dict[str, Any]:
+    """Read a map with exactly `keys` from an opened frame; `OpenError` naming `what`."""
+    try:
+        fields = cbor.decode_map(data, max_bytes=MAX_FRAME_DATA)
+    except cbor.CborError as error:
+        raise OpenError(f"the {what} can't be read: {error}") from error
+    if fields.keys() != keys:
+        raise OpenError(f"the {what} must have exactly the keys " + ", ".join(sorted(keys)))
+    return fields
+
+
+def check_status(status: object, what: str) -> None:
+    """Raise `OpenError` unless `status` is an HTTP status from 200 to 599."""
+    if type(status) is not int or status not in _STATUS:
+        raise OpenError(f"the {what} needs a status from 200 to 599")
+
+
+def check_wash(wash: object, what: str) -> None:
+    """Raise `OpenError` unless `wash` is `{"id": text, "time": ms}`."""
+    if not isinstance(wash, dict) or wash.keys() != {"id", "time"}:
+        raise OpenError(f"the {what}'s wash must have exactly id and time")
+    if not is_text(wash["id"], MAX_SHORT_TEXT) or not is_uint(wash["time"]):
+        raise OpenError(f"the {what}'s wash needs text in id and ms since 1970 in time")
+
+
+def is_text(value: object, most: int) -> bool:
+    """Say whether `value` is text of at most `most` characters."""
+    return isinstance(value, str) and len(value) <= most
+
+
+def is_uint(value: object, most: int = _MAX_UINT) -> bool:
+    """Say whether `value` is an unsigned integer (and no boolean)."""
+    return type(value) is int and 0 <= value <= most
