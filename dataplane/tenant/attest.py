@@ -1,0 +1,83 @@
+"""Asks the cluster for a fresh attestation document and verifies it, trusting nobody on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cryptography import x509
+
+from dataplane.protocol.attestation.document import AttestationDocument
+from dataplane.protocol.attestation.verify import AttestationPolicy, verify
+from dataplane.protocol.errors import SettingsError
+from dataplane.tenant.client import wall_clock_ms
+from dataplane.tenant.http import AttemptError, ClusterHttp
+from dataplane.tenant.retry import RetryPolicy
+
+NONCE_BYTES = 32
+"""Fresh for every document; the router takes 16 to 64."""
+DEADLINE_S = 20.0
+
+
+def load_root(path: Path) -> x509.Certificate:
+    """A root certificate from a PEM file; SettingsError when there is none in it."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name the root's PEM file.") from None
+    except ValueError:
+        raise SettingsError(f"{path} holds no PEM certificate; name the root's PEM file.") from None
+
+
+async def attest(
+    *,
+    endpoint: str,
+    tls: ssl.SSLContext | None,
+    api_key: str | None,
+    tenant: str | None,
+    measurements: Sequence[Mapping[int, bytes]],
+    roots: Sequence[x509.Certificate] | None = None,
+    clock_ms: Callable[[], int] = wall_clock_ms,
+    monotonic: Callable[[], float] = time.monotonic,
+    nonce: Callable[[], bytes] = lambda: secrets.token_bytes(NONCE_BYTES),
+    deadline_s: float = DEADLINE_S,
+    retry: RetryPolicy | None = None,
+) -> AttestationDocument:
+    """Fetch one enclave's document over a nonce made here, and verify it against `roots` (AWS's when None).
+
+    Raises AttestationError for a document that does not hold, RequestError when none came.
+    """
+    policy = retry or RetryPolicy()
+    end = monotonic() + deadline_s
+    headers = {} if api_key is None or tenant is None else {"Authorization": f"Bearer {api_key}", "X-Tenant-ID": tenant}
+    async with ClusterHttp(endpoint=endpoint, tls=tls) as http:
+        attempt = 0
+        while True:
+            attempt += 1
+            fresh = nonce()
+            try:
+                document = await http.get(
+                    "/attestation",
+                    headers=headers,
+                    attempt=attempt,
+                    timeout_s=max(0.0, end - monotonic()),
+                    params={"nonce": fresh.hex()},
+                )
+                break
+            except AttemptError as failed:
+                wait_s = policy.delay_s(
+                    attempt,
+                    remaining_s=end - monotonic(),
+                    random=lambda: secrets.randbelow(1000) / 1000,
+                    retry_after_s=failed.error.retry_after_s,
+                )
+                if not failed.retry or wait_s is None:
+                    raise failed.error from None
+            await asyncio.sleep(wait_s)
+    return verify(
+        document, roots=roots, now_ms=clock_ms(), policy=AttestationPolicy(allowed_pcrs=measurements, nonce=fresh)
+    )
