@@ -1,8 +1,8 @@
 """The Nitro Secure Module: attestation documents and random bytes, through `/dev/nsm`.
 
 One ioctl carries a CBOR request and its CBOR answer (linux/nsm.h, `NSM_IOCTL_RAW`; messages as in
-aws-nitro-enclaves-nsm-api, src/api). A request without arguments is its name; one with arguments is a map of its name to
-them; so are the answers, and an error is `{"Error": code}`.
+aws-nitro-enclaves-nsm-api, src/api). A request without arguments is its name; one with arguments is a map of its name
+to them; so are the answers, and an error is `{"Error": code}`.
 """
 
 from __future__ import annotations
