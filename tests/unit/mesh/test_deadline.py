@@ -32,7 +32,7 @@ def test_time_runs_out_and_never_below_zero() -> None:
     deadline = Deadline.from_header("1500", monotonic=clock)
     clock.now += 1.0
     assert deadline.remaining_ms == 500, "a second of one and a half has passed"
-    assert not deadline.expired, "half a second is left"
+    assert deadline.check("testing") == pytest.approx(0.5), "half a second is left"
     clock.now += 10
     assert deadline.remaining_ms == 0, "an old deadline has nothing left, not less"
     assert deadline.expired, "and says so"

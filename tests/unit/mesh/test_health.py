@@ -13,7 +13,7 @@ class Clock:
 
 def test_a_sidecar_is_ready_when_every_part_is_well() -> None:
     health = Health(["enclave", "worker"], monotonic=Clock())
-    assert health.status is Status.STARTING, "nobody has said anything"
+    assert health.status.value == "starting", "nobody has said anything"
     health.report("enclave", ok=True)
     assert not health.ready, "one part is missing"
     health.report("worker", ok=True)
