@@ -21,7 +21,15 @@ from dataplane.protocol.errors import AttestationError
 NOT_BEFORE_SKEW = timedelta(seconds=60)
 """How far a certificate's start may lie after the document's time: the NSM's clock and its CA's differ by seconds."""
 
-_BROKEN = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+# What `cryptography` raises on a certificate that it can't read, wholly or in part; they have no common base.
+_BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def verify_chain(
