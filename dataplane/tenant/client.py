@@ -19,10 +19,10 @@ from opentelemetry.trace import Span
 
 from dataplane.mesh.deadline import CAP_S, Deadline
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
-from dataplane.protocol.affinity import affinity_tags
+from dataplane.protocol.affinity import affinity_tags, format_affinity
 from dataplane.protocol.envelope import RequestSealer
 from dataplane.protocol.errors import ProblemError
-from dataplane.protocol.header import RequestHeader
+from dataplane.protocol.header import RID_BYTES, RequestHeader
 from dataplane.protocol.message import Receipt, RequestMessage
 from dataplane.tenant.affinity import canonical_prompt
 from dataplane.tenant.errors import BrokenStreamError, RequestError
@@ -36,7 +36,8 @@ from observability.tracing import Telemetry, traceparent_of
 HOST_VISIBLE = 1
 """The least assurance asked for by default: a genuine Nitro enclave. The local stack proves less and needs 0."""
 MODELS_DEADLINE_S = 20.0
-RID_BYTES = 16
+MAX_NAME = 128
+"""Longest model pool and request id, in characters."""
 
 T = TypeVar("T")
 
@@ -234,6 +235,7 @@ class TenantClient:
         attributes = {names.TENANT: self.tenant, names.MODEL_POOL: model, names.REQUEST_ID: request_id}
         with self._telemetry.span(names.TENANT_REQUEST, traceparent=traceparent, attributes=attributes) as span:
             try:
+                _check_names(model, request_id)
                 yield _Call(
                     message=RequestMessage(path=path, content_type=content_type, body=body).encode(),
                     model=model,
@@ -353,12 +355,24 @@ class TenantClient:
         if self._affinity_secret is None:
             return ""
         today = datetime.fromtimestamp(self._clock_ms() / 1000, tz=UTC).date()
-        return ",".join(affinity_tags(self._affinity_secret, today, canonical_prompt(body)))
+        return format_affinity(affinity_tags(self._affinity_secret, today, canonical_prompt(body)))
 
 
 def new_request_id() -> str:
     """A request's name in logs and traces, where its caller gave none."""
     return f"req_{secrets.token_hex(12)}"
+
+
+def _check_names(model: str, request_id: str) -> None:
+    """Refuse what cannot stand in an HTTP header, before aiohttp does."""
+    if not _fits_header(model):
+        raise ProblemError("unknown-model-pool", "The model is no pool's name; give 1 to 128 printable ASCII letters.")
+    if not _fits_header(request_id):
+        raise ProblemError("header-mismatch", "The request id must be 1 to 128 printable ASCII characters.")
+
+
+def _fits_header(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME and text.isascii() and text.isprintable()
 
 
 def _parse_models(body: bytes, attempt: int) -> list[Model]:

@@ -6,7 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class TenantConfig:
     otlp_endpoint: str | None = None
     attestation_root: Path | None = None
     measurements: tuple[Mapping[int, bytes], ...] = ()
+
+    def changed(self, **fields: Any) -> TenantConfig:
+        """The same with other values for some fields."""
+        return replace(self, **fields)
 
     def tls(self) -> ssl.SSLContext | None:
         """The TLS context for the endpoint; None for http, which only loopback may be."""

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.trace import Span
 
 from dataplane.protocol.errors import MrgcError
-from dataplane.protocol.header import encryption_context
+from dataplane.protocol.header import SESSION_MAX_S, encryption_context
 from observability import names
 from observability.tracing import Telemetry
 
@@ -28,11 +28,9 @@ logger = logging.getLogger(__name__)
 
 CEK_BYTES = 32
 """A 256-bit data key."""
-MAX_SESSION_S = 900
-"""The protocol lets a session end at most 15 minutes ahead."""
 CLOCK_LEAD_S = 60
 """How far a tenant's clock may run ahead of an enclave's (the same 60 s that `iat` is allowed)."""
-LIFETIME_S = MAX_SESSION_S - CLOCK_LEAD_S
+LIFETIME_S = SESSION_MAX_S - CLOCK_LEAD_S
 """900 s allowed less 60 s of clock lead: 840 s, so no enclave sees an end more than 15 minutes ahead."""
 RENEW_BEFORE_S = 180
 """A request in the last three minutes starts the renewal, which then has ample time to fail and be tried again."""
@@ -139,9 +137,9 @@ class KmsSession:
         lifetime_s: int = LIFETIME_S,
         deadline_s: float = KMS_DEADLINE_S,
     ) -> None:
-        if not USABLE_MARGIN_S < lifetime_s <= MAX_SESSION_S:
+        if not USABLE_MARGIN_S < lifetime_s <= SESSION_MAX_S:
             raise SessionError(
-                f"A session of {lifetime_s} s is out of range; choose {USABLE_MARGIN_S + 1} to {MAX_SESSION_S} s.",
+                f"A session of {lifetime_s} s is out of range; choose {USABLE_MARGIN_S + 1} to {SESSION_MAX_S} s.",
                 denied=True,
             )
         self.tenant = tenant

@@ -1,0 +1,310 @@
+"""Run what a tenant runs: an OpenAI-compatible proxy, one question, or an attestation check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+
+from dataplane.protocol.errors import MrgcError, SettingsError
+from dataplane.tenant.ask import Answer, ask_question
+from dataplane.tenant.attest import attest, load_root
+from dataplane.tenant.config import TenantConfig, load_cluster, load_measurements, read_secret
+from dataplane.tenant.proxy import TenantProxy
+
+T = TypeVar("T")
+
+EX_FAILED = 1
+EX_MISUSED = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What a tenant runs. Secrets come from MRGC_API_KEY or a file, never from the command line.",
+)
+_err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+_out = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+class Assurance(StrEnum):
+    """What an answer's host must at least prove."""
+
+    mock = "mock"
+    host_visible = "host-visible"
+    attested_host = "attested-host"
+
+
+_LEVELS = tuple(level.value for level in Assurance)
+
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option(envvar="MRGC_CLUSTER", help="A local stack's cluster.json; the options below are then not needed."),
+]
+TenantOption = Annotated[str | None, typer.Option(envvar="MRGC_TENANT", help="The tenant's id.")]
+EndpointOption = Annotated[str | None, typer.Option(envvar="MRGC_ENDPOINT", help="https://host[:port] of the cluster.")]
+CaFileOption = Annotated[
+    Path | None, typer.Option(envvar="MRGC_CA_FILE", help="PEM authority of the endpoint; the system's when not given.")
+]
+KeyArnOption = Annotated[str | None, typer.Option(envvar="MRGC_KMS_KEY_ARN", help="The tenant's own KMS key.")]
+KeyFileOption = Annotated[
+    Path | None, typer.Option(envvar="MRGC_API_KEY_FILE", help="File that holds the API key (or set MRGC_API_KEY).")
+]
+AssuranceOption = Annotated[
+    Assurance | None,
+    typer.Option(envvar="MRGC_ASSURANCE", help="Least that is accepted; host-visible, or mock with --cluster."),
+]
+PadOption = Annotated[
+    int, typer.Option(envvar="MRGC_PAD", help="Pad frames to a multiple of this: 0, or a power of two from 16 to 4096.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def proxy(
+    cluster: ClusterOption = None,
+    tenant: TenantOption = None,
+    endpoint: EndpointOption = None,
+    ca_file: CaFileOption = None,
+    kms_key_arn: KeyArnOption = None,
+    api_key_file: KeyFileOption = None,
+    assurance: AssuranceOption = None,
+    pad: PadOption = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8090,
+    *,
+    allow_remote: Annotated[bool, typer.Option(help="Allow an address that is not loopback.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Serve the OpenAI API on loopback, sealing and opening, until interrupted.
+
+    MRGC_LOCAL_API_KEY, when set, is what local clients must send as their API key.
+    """
+    config = _config(cluster, tenant, endpoint, ca_file, kms_key_arn, api_key_file, assurance, pad)
+
+    async def serve() -> None:
+        telemetry = config.telemetry()
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            async with config.client(telemetry) as client:
+                server = TenantProxy(
+                    client,
+                    host=host,
+                    port=port,
+                    local_api_key=os.environ.get("MRGC_LOCAL_API_KEY") or None,
+                    allow_remote=allow_remote,
+                )
+                await server.start()
+                try:
+                    _say_serving(server.url, config, json_output=json_output)
+                    await stop.wait()
+                finally:
+                    await server.stop()
+        finally:
+            await asyncio.to_thread(telemetry.shutdown)
+
+    _run(serve())
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask; `-` reads it from standard input.")],
+    cluster: ClusterOption = None,
+    tenant: TenantOption = None,
+    endpoint: EndpointOption = None,
+    ca_file: CaFileOption = None,
+    kms_key_arn: KeyArnOption = None,
+    api_key_file: KeyFileOption = None,
+    assurance: AssuranceOption = None,
+    pad: PadOption = 0,
+    model: Annotated[str | None, typer.Option(envvar="MRGC_MODEL", help="Model pool to ask.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer.")] = None,
+    *,
+    json_output: JsonOption = False,
+) -> None:
+    """Ask one question and print the answer as it comes, then (on standard error) who answered."""
+    config = _config(cluster, tenant, endpoint, ca_file, kms_key_arn, api_key_file, assurance, pad)
+    pool = model or config.model
+    if pool is None:
+        _fail("No model pool was named; give --model or set MRGC_MODEL.", EX_MISUSED)
+    text = sys.stdin.read() if question == "-" else question
+
+    async def run() -> Answer:
+        telemetry = config.telemetry()
+        try:
+            async with config.client(telemetry) as client:
+                return await ask_question(
+                    client, text, model=pool, max_tokens=max_tokens, on_text=None if json_output else _print_token
+                )
+        finally:
+            await asyncio.to_thread(telemetry.shutdown)
+
+    answer = _run(run())
+    if json_output:
+        _print_json(answer.document())
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    _err.print(answer.summary(), style="dim")
+
+
+@app.command(name="attest")
+def attest_command(
+    cluster: ClusterOption = None,
+    tenant: TenantOption = None,
+    endpoint: EndpointOption = None,
+    ca_file: CaFileOption = None,
+    measurements: Annotated[
+        Path | None, typer.Option(envvar="MRGC_MEASUREMENTS", help="measurements.json of the allowed enclave images.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="PEM root instead of AWS Nitro's, for a local stack.")] = None,
+    *,
+    json_output: JsonOption = False,
+) -> None:
+    """Fetch a fresh attestation document and verify it: root, signature, age, nonce and measurements."""
+
+    async def run() -> tuple[dict[str, Any], str]:
+        local = load_cluster(cluster, tenant) if cluster is not None else None
+        where = endpoint or (local.endpoint if local else None)
+        allowed = load_measurements(measurements) if measurements else (local.measurements if local else ())
+        root_file = root or (local.attestation_root if local else None)
+        if where is None:
+            raise SettingsError("No cluster was named; give --cluster FILE or --endpoint URL.")
+        if not allowed:
+            raise SettingsError("No measurements were given to compare with; name the file with --measurements.")
+        given = TenantConfig(
+            endpoint=where,
+            tenant=tenant or (local.tenant if local else ""),
+            key_arn="",
+            api_key=os.environ.get("MRGC_API_KEY") or (local.api_key if local else ""),
+            ca_file=ca_file or (local.ca_file if local else None),
+        )
+        document = await attest(
+            endpoint=given.endpoint,
+            tls=given.tls(),
+            api_key=given.api_key or None,
+            tenant=given.tenant or None,
+            measurements=allowed,
+            roots=None if root_file is None else [load_root(root_file)],
+        )
+        trusted = "AWS Nitro Enclaves Root-G1" if root_file is None else f"{root_file} (not AWS's)"
+        pcrs = {str(index): document.pcrs[index].hex() for index in sorted(allowed[0])}
+        facts = {
+            "verified": True,
+            "module_id": document.module_id,
+            "timestamp_ms": document.timestamp_ms,
+            "root": trusted,
+            "pcrs": pcrs,
+        }
+        return facts, trusted
+
+    facts, trusted = _run(run())
+    if json_output:
+        _print_json(facts)
+        return
+    _out.print(f"Verified: {facts['module_id']}", style="green")
+    _out.print(f"  root   {trusted}")
+    for index, value in facts["pcrs"].items():
+        _out.print(f"  PCR{index:<4}{value}")
+
+
+def _config(
+    cluster: Path | None,
+    tenant: str | None,
+    endpoint: str | None,
+    ca_file: Path | None,
+    key_arn: str | None,
+    api_key_file: Path | None,
+    assurance: Assurance | None,
+    pad: int,
+) -> TenantConfig:
+    """What the options, the environment and the cluster's file say together; exits 2 when something is missing."""
+    try:
+        return _merged(cluster, tenant, endpoint, ca_file, key_arn, api_key_file, assurance, pad)
+    except SettingsError as error:
+        _fail(str(error), EX_MISUSED)
+
+
+def _merged(
+    cluster: Path | None,
+    tenant: str | None,
+    endpoint: str | None,
+    ca_file: Path | None,
+    key_arn: str | None,
+    api_key_file: Path | None,
+    assurance: Assurance | None,
+    pad: int,
+) -> TenantConfig:
+    api_key = os.environ.get("MRGC_API_KEY", "")
+    if api_key_file is not None:
+        api_key = read_secret(api_key_file, "the API key")
+    secret_file = os.environ.get("MRGC_AFFINITY_SECRET_FILE")
+    more: dict[str, Any] = {"pad": pad}
+    if secret_file:
+        more["affinity_secret"] = read_secret(Path(secret_file), "the affinity secret").encode()
+    if assurance is not None:
+        more["assurance"] = _LEVELS.index(assurance.value)
+    given = {"endpoint": endpoint, "ca_file": ca_file, "key_arn": key_arn, "api_key": api_key}
+    more |= {name: value for name, value in given.items() if value}
+    if cluster is not None:
+        return load_cluster(cluster, tenant).changed(**more)
+    missing = [
+        text
+        for text, value in (
+            ("--endpoint", endpoint),
+            ("--tenant", tenant),
+            ("--kms-key-arn", key_arn),
+            ("MRGC_API_KEY", api_key),
+        )
+        if not value
+    ]
+    if missing:
+        raise SettingsError(f"Not given: {', '.join(missing)}; give them, or --cluster FILE for a local stack.")
+    return TenantConfig(tenant=str(tenant), **more)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, or exit with one sentence: 2 for what was given wrongly, 1 for what failed."""
+    try:
+        return asyncio.run(work)
+    except SettingsError as error:
+        _fail(str(error), EX_MISUSED)
+    except MrgcError as error:
+        _fail(str(error), EX_FAILED)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", EX_FAILED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    _err.print(sentence, style="red")
+    raise typer.Exit(code)
+
+
+def _say_serving(url: str, config: TenantConfig, *, json_output: bool) -> None:
+    if json_output:
+        _print_json({"url": f"{url}/v1", "tenant": config.tenant, "endpoint": config.endpoint, "pid": os.getpid()})
+        return
+    _out.print(f"OpenAI-compatible endpoint for {config.tenant}: {url}/v1", style="green")
+    _out.print(f"  cluster {config.endpoint}, least assurance {_LEVELS[config.assurance]}; Ctrl-C ends it")
+
+
+def _print_token(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
