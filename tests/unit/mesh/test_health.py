@@ -15,10 +15,10 @@ def test_a_sidecar_is_ready_when_every_part_is_well() -> None:
     health = Health(["enclave", "worker"], monotonic=Clock())
     assert health.status.value == "starting", "nobody has said anything"
     health.report("enclave", ok=True)
-    assert not health.ready, "one part is missing"
+    assert health.status.value == "starting", "one part is missing"
     health.report("worker", ok=True)
-    assert health.ready, "both are well"
-    assert health.status is Status.HEALTHY, "and the word says so"
+    assert health.status is Status.HEALTHY, "both are well"
+    assert health.ready, "and work may come"
 
 
 def test_silence_is_no_good_news() -> None:
