@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.utils import CryptographyDeprecationWarning
 
 from dataplane.protocol.errors import AttestationError
 
@@ -25,6 +24,7 @@ NOT_BEFORE_SKEW = timedelta(seconds=60)
 _BROKEN = (
     ValueError,
     TypeError,
+    UserWarning,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -40,6 +40,16 @@ def verify_chain(
     `cabundle` is root first. Its entry 0 is what the sender calls the root and is ignored: only `roots` count.
     Raises `AttestationError` with reason `chain`.
     """
+    with warnings.catch_warnings():
+        # What the library reads with a warning (a serial number of zero, a country of seven letters) is refused.
+        warnings.simplefilter("error", UserWarning)
+        return _verify(certificate, cabundle, roots=roots, at_ms=at_ms)
+
+
+def _verify(
+    certificate: bytes, cabundle: Sequence[bytes], *, roots: Sequence[x509.Certificate], at_ms: int
+) -> ec.EllipticCurvePublicKey:
+    """Walk from the root to the leaf."""
     path = [_load(entry) for entry in [*cabundle[1:], certificate]]
     root = _issuing_root(path[0], roots)
     moment = datetime.fromtimestamp(at_ms // 1000, UTC)
@@ -72,11 +82,8 @@ def _issuing_root(first: x509.Certificate, roots: Sequence[x509.Certificate]) ->
 
 def _load(der: bytes) -> x509.Certificate:
     try:
-        # What the library still reads with a warning (a serial number of zero or less) is refused here today.
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", CryptographyDeprecationWarning)
-            return x509.load_der_x509_certificate(der)
-    except (*_BROKEN, CryptographyDeprecationWarning):
+        return x509.load_der_x509_certificate(der)
+    except _BROKEN:
         raise AttestationError(
             "The attestation document holds a certificate that is not X.509.", reason="chain"
         ) from None
