@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from dataplane.mesh.address import Address, start_server
+from dataplane.mesh.address import Address, AddressError, start_server
 from dataplane.mesh.pump import CHUNK_BYTES, Stream, close_writer, pump
 
 MEMORY_PER_CONNECTION = 8 * CHUNK_BYTES
@@ -63,6 +63,14 @@ class Forwarder:
     async def start(self) -> None:
         """Listen; raises `AddressError` when the address can't be bound."""
         self._server = await start_server(self._accept, self._address, limit=CHUNK_BYTES)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that `start` bound, for an address with port 0; raises `AddressError` where there is none."""
+        name = self._server.sockets[0].getsockname() if self._server is not None and self._server.sockets else None
+        if not isinstance(name, tuple):
+            raise AddressError(f"The listener {self.name} at {self._address} has no TCP port; start it first.")
+        return int(name[1])
 
     async def close(self, *, drain_s: float) -> None:
         """Accept no more, give connections `drain_s` seconds to end, then cancel the rest."""

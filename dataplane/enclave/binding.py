@@ -1,0 +1,136 @@
+"""The worker that this enclave seals to: its key, and what was proven about its host.
+
+The enclave sends a challenge; the worker answers with its X25519 key, its epoch and, where its host has a NitroTPM, a
+document over both. Pure: the answer, the clock and the measurements are arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from dataplane.protocol import cbor
+from dataplane.protocol.attestation.document import MAX_DOCUMENT_BYTES, PCR_BYTES, instance_pcr4
+from dataplane.protocol.attestation.verify import AttestationPolicy, verify
+from dataplane.protocol.errors import AttestationError, MrgcError, SettingsError
+from dataplane.protocol.hop import worker_binding_digest
+
+CHALLENGE_BYTES = 32
+MAX_ANSWER_BYTES = MAX_DOCUMENT_BYTES + 512
+"""A document, 80 bytes of keys and digests, a time, and the map around them."""
+
+PUBLIC_KEY_BYTES = 32
+EPOCH_BYTES = 16
+DIGEST_BYTES = 32
+MAX_WASH_MS = 2**53
+_KEYS = frozenset({"public_key", "epoch", "wash_ms", "config_digest", "document"})
+
+Measurements = Sequence[Mapping[int, bytes]]
+
+
+class BindingError(MrgcError):
+    """A worker's answer to the challenge that can't be taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerBinding:
+    """A worker's hop key with what it is bound to; `wash_ms` is the time of its last car wash, ms since 1970."""
+
+    public_key: bytes
+    epoch: bytes
+    config_digest: bytes
+    wash_ms: int
+    host_attested: bool
+
+    @property
+    def wash(self) -> dict[str, Any]:
+        """The last car wash as a receipt names it."""
+        return {"id": self.epoch.hex(), "time": self.wash_ms}
+
+
+def assurance_level(nsm_level: int, *, host_attested: bool) -> int:
+    """Return 0 with a software NSM, 1 with a genuine one alone, 2 where the worker's host is proven as well."""
+    if nsm_level == 0:
+        return 0
+    return 2 if host_attested else 1
+
+
+def judge_answer(
+    answer: bytes,
+    *,
+    challenge: bytes,
+    own_pcr4: bytes,
+    allowed: Measurements,
+    now_ms: int,
+    roots: Sequence[x509.Certificate] | None = None,
+) -> WorkerBinding:
+    """Read a worker's answer and verify its document if it has one and this image has measurements to compare with.
+
+    Raises `BindingError` for a malformed answer and `AttestationError` for a document that does not hold: a worker
+    that shows a bad document is refused, not taken at a lower level.
+    """
+    fields = _read(answer)
+    document = fields["document"]
+    attested = document is not None and bool(allowed)
+    if attested:
+        digest = worker_binding_digest(fields["public_key"], fields["epoch"], fields["config_digest"])
+        policy = AttestationPolicy(allowed_pcrs=allowed, nonce=challenge, user_data=digest, tpm=True)
+        shown = verify(document, now_ms=now_ms, policy=policy, roots=roots)
+        if instance_pcr4(shown.instance_id) != own_pcr4:
+            raise AttestationError(
+                "The worker's document comes from another instance than this enclave's.", reason="instance"
+            )
+    return WorkerBinding(
+        public_key=fields["public_key"],
+        epoch=fields["epoch"],
+        config_digest=fields["config_digest"],
+        wash_ms=fields["wash_ms"],
+        host_attested=attested,
+    )
+
+
+def _read(answer: bytes) -> dict[str, Any]:
+    try:
+        fields = cbor.decode_map(answer, max_bytes=MAX_ANSWER_BYTES)
+    except cbor.CborError as error:
+        raise BindingError(f"The worker's answer to the challenge can't be read: {error}.") from None
+    if fields.keys() != _KEYS:
+        raise BindingError(f"The worker's answer to the challenge must have exactly {', '.join(sorted(_KEYS))}.")
+    lengths = {"public_key": PUBLIC_KEY_BYTES, "epoch": EPOCH_BYTES, "config_digest": DIGEST_BYTES}
+    for name, length in lengths.items():
+        if not isinstance(fields[name], bytes) or len(fields[name]) != length:
+            raise BindingError(f"The worker's {name} is not {length} bytes.")
+    if type(fields["wash_ms"]) is not int or not 0 <= fields["wash_ms"] < MAX_WASH_MS:
+        raise BindingError("The worker's wash_ms is not a time in ms since 1970.")
+    if fields["document"] is not None and not isinstance(fields["document"], bytes):
+        raise BindingError("The worker's document is neither bytes nor absent.")
+    return fields
+
+
+def read_host_measurements(path: Path) -> Measurements:
+    """Read the host images that this enclave image allows: `{"allowed": [{"4": "hex", "12": "hex"}, …]}`.
+
+    The file is part of the image and therefore of PCR0. Raises `SettingsError`.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        allowed = [
+            {int(index): bytes.fromhex(value) for index, value in measurement.items()}
+            for measurement in content["allowed"]
+        ]
+        AttestationPolicy(allowed_pcrs=allowed, tpm=True)
+    except OSError as error:
+        raise SettingsError(f"The host measurements at {path} can't be read ({error.strerror}).") from error
+    except AttestationError as error:
+        raise SettingsError(f"The host measurements at {path} would allow too much: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SettingsError(
+            f'The host measurements at {path} are not {{"allowed": [{{"4": "hex", "12": "hex"}}]}} with registers of '
+            f"{PCR_BYTES} bytes."
+        ) from None
+    return allowed

@@ -1,0 +1,273 @@
+"""One inference request in the enclave: open, have the worker answer, seal.
+
+The order of checks is the protocol's: envelope's form, headers, time, assurance, KMS, frames, replay, content. What
+fails up to the replay check is a problem in clear; what fails after, about the message, goes inside the sealed
+response; what fails of the host is a problem while nothing has been sent, and an abort after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from dataplane.enclave.answer import WRITE_STALL_S, Answer, error_body
+from dataplane.enclave.binding import WorkerBinding, assurance_level
+from dataplane.enclave.checks import check_assurance, check_header, read_message
+from dataplane.enclave.identity import EnclaveIdentity
+from dataplane.enclave.inbound import Inbound
+from dataplane.enclave.keyring import Keyring
+from dataplane.enclave.memory import ByteBudget, Reservation
+from dataplane.enclave.replay import ReplayWindow
+from dataplane.enclave.salt import cache_salt
+from dataplane.mesh.linkio import LinkStream
+from dataplane.protocol.envelope import RequestOpener, ResponseOpener
+from dataplane.protocol.errors import LinkError, OpenError, ProblemError
+from dataplane.protocol.header import IAT_MAX_AGE_MS, RequestHeader
+from dataplane.protocol.hop import HopHead, HopMessage, HopTail, seal_hop
+from dataplane.protocol.link import LinkMessage, LinkType
+from dataplane.protocol.message import MessageError, Receipt, RequestMessage, ResponseHead
+from observability import names
+from observability.tracing import Telemetry, traceparent_of
+
+BODY_STALL_S = 30.0
+"""How long the parent may send nothing while a body is incomplete."""
+
+HOP_END_S = 2.0
+"""How long the worker's HOP_END may follow its final frame; the frame is what counts."""
+
+RETRY_AFTER_S = 1
+HOP_CODES = frozenset({"host-failed", "overloaded", "no-capacity", "unknown-model-pool", "deadline-exceeded"})
+"""What a worker may say about a request; anything else is `host-failed`."""
+
+_SENTENCES = {
+    "host-failed": "The GPU worker of this host failed before it answered.",
+    "overloaded": "The GPU worker of this host has a full queue.",
+    "no-capacity": "The GPU worker of this host can't load the model pool now.",
+    "unknown-model-pool": "This host has no such model pool.",
+    "deadline-exceeded": "The deadline passed before the GPU worker answered.",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class EnclaveState:
+    """What all requests of one enclave share; `worker` changes at every binding."""
+
+    identity: EnclaveIdentity
+    nsm_level: int
+    keyring: Keyring
+    replay: ReplayWindow
+    memory: ByteBudget
+    telemetry: Telemetry
+    salt_secret: bytes = field(repr=False)
+    clock_ms: Callable[[], int]
+    monotonic: Callable[[], float]
+    worker: WorkerBinding | None = None
+    requests: int = 0
+
+    @property
+    def level(self) -> int:
+        """The assurance level that a request gets now."""
+        return assurance_level(self.nsm_level, host_attested=self.worker is not None and self.worker.host_attested)
+
+
+class Inference:
+    """One request on one connection. `started` says whether response bytes have left."""
+
+    def __init__(
+        self, state: EnclaveState, link: LinkStream, inbound: Inbound, fields: Mapping[str, Any], *, deadline_s: float
+    ) -> None:
+        """Serve the operation described by `fields` within `deadline_s` seconds (the caller cancels at its end)."""
+        self._state = state
+        self._link = link
+        self._inbound = inbound
+        self._fields = fields
+        self._ends_s = state.monotonic() + deadline_s
+        self._opener = RequestOpener()
+        self._answer: Answer | None = None
+        self._level = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the request can no longer be tried elsewhere."""
+        return self._answer is not None and self._answer.started
+
+    async def run(self, span: Span) -> None:
+        """Serve the request; `span` is the request's.
+
+        Raises `ProblemError` for what the protocol names, `ParentGoneError`, `LinkError`, and `OpenError` for a
+        worker's answer that does not open.
+        """
+        reservation = Reservation(self._state.memory)
+        try:
+            with self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening:
+                header, worker = await self._open(reservation, opening)
+            answer = self._answer = Answer(self._link, self._opener, monotonic=self._state.monotonic)
+            try:
+                request = read_message(self._opener.message() or b"")
+            except MessageError as error:
+                await self._refuse(answer, worker, error)
+                return
+            hop = await self._ask_worker(header, request, worker, span)
+        finally:
+            reservation.close()
+        with self._state.telemetry.span(names.ENCLAVE_SEAL, parent=span) as sealing:
+            await self._relay(hop, answer)
+            sealing.set_attribute(names.FRAMES, answer.frames)
+
+    # From the parent's bytes to an opened message.
+
+    async def _open(self, reservation: Reservation, span: Span) -> tuple[RequestHeader, WorkerBinding]:
+        """Read the envelope and open it with its data key; refuse it if it was served before."""
+        state, opener = self._state, self._opener
+        worker: WorkerBinding | None = None
+        received = 0
+        while (data := await self._body()) is not None:
+            reservation.add(len(data))
+            received += len(data)
+            opener.feed(data)
+            if worker is None and opener.header is not None:
+                worker = self._admit(opener.header)
+                held = state.keyring.held(
+                    kms=opener.header.kms, context=opener.header.context, wrapped=opener.header.wrapped
+                )
+                if held is not None:
+                    opener.unlock(held)
+        opener.finish()
+        header = opener.header
+        if header is None or worker is None:
+            raise ProblemError("malformed-envelope", "The body ends within the envelope's header.")
+        span.set_attribute(names.CIPHERTEXT_BYTES, received)
+        span.set_attribute(names.CACHED_KEY, opener.unlocked)
+        if not opener.unlocked:
+            opener.unlock(await self._fetch_key(header, span))
+        if opener.message() is None:
+            raise ProblemError("malformed-envelope", "The body ends before the final frame.")
+        # Only now is it known that the tenant made this message: whoever lacks the key can't fill the window.
+        state.replay.record(
+            tenant=header.tenant, rid=header.rid, expires_ms=header.iat + IAT_MAX_AGE_MS, now_ms=state.clock_ms()
+        )
+        return header, worker
+
+    async def _body(self) -> bytes | None:
+        """Return the next bytes of the body, or None at its END."""
+        message = await self._inbound.next(BODY_STALL_S)
+        if message is None:
+            raise ProblemError("deadline-exceeded", f"The body stopped for {BODY_STALL_S:g} s; send it whole.")
+        if message.type is LinkType.DATA:
+            return message.payload
+        if message.type is LinkType.END:
+            return None
+        raise LinkError(f"The parent sent {message.type.name} within a request's body.")
+
+    def _admit(self, header: RequestHeader) -> WorkerBinding:
+        """Refuse what can be refused by the header alone; return the worker that the request will be sealed to."""
+        check_header(header, self._fields, now_ms=self._state.clock_ms())
+        worker = self._state.worker
+        if worker is None:
+            raise ProblemError(
+                "host-failed", "No GPU worker is bound to this host's enclave yet.", retry_after_s=RETRY_AFTER_S
+            )
+        # The level of this binding: another may come while the request runs, and the receipt speaks of this one.
+        self._level = assurance_level(self._state.nsm_level, host_attested=worker.host_attested)
+        check_assurance(header, self._level)
+        return worker
+
+    async def _fetch_key(self, header: RequestHeader, parent: Span) -> bytes:
+        with self._state.telemetry.span(names.KMS_DECRYPT, parent=parent):
+            return await self._inbound.during(
+                self._state.keyring.fetch(
+                    kms=header.kms, context=header.context, wrapped=header.wrapped, expires_s=header.expires_s
+                )
+            )
+
+    # To the worker and back.
+
+    async def _ask_worker(
+        self, header: RequestHeader, request: RequestMessage, worker: WorkerBinding, span: Span
+    ) -> ResponseOpener:
+        """Seal the request to the worker and send it; return what opens the answer."""
+        state = self._state
+        _, sealer = seal_hop(worker.public_key, worker.epoch, worker.config_digest, header.rid, pad=header.pad)
+        message = HopMessage(
+            path=request.path,
+            body=request.body,
+            model=header.model,
+            cache_salt=cache_salt(state.salt_secret, header.tenant),
+            priority=0,
+            deadline_ms=max(0, int((self._ends_s - state.monotonic()) * 1000)),
+            traceparent=traceparent_of(span) or None,
+        )
+        await self._send_hop(sealer.prefix())
+        for frame in sealer.seal_message(message.encode()):
+            await self._send_hop(frame)
+        await self._link.send(LinkType.HOP_END, timeout_s=WRITE_STALL_S)
+        return sealer.response_opener()
+
+    async def _send_hop(self, data: bytes) -> None:
+        await self._link.send(LinkType.HOP_DATA, data, timeout_s=WRITE_STALL_S)
+
+    async def _relay(self, hop: ResponseOpener, answer: Answer) -> None:
+        """Seal what the worker answers, frame by frame as it comes, and the receipt after it."""
+        digest: str | None = None
+        ended = False
+        while not hop.done:
+            message = await self._inbound.next(answer.due_in_s)
+            if message is None:
+                await answer.flush()
+                continue
+            ended = self._hop_ended(message, hop)
+            for opened in () if ended else hop.feed(message.payload):
+                if digest is None and not opened.final:
+                    head = HopHead.decode(opened.data)
+                    digest = head.model_digest
+                    answer.head(ResponseHead(status=head.status, content_type=head.content_type))
+                elif not opened.final:
+                    await answer.body(opened.data)
+                elif digest is None:
+                    raise OpenError("the worker's answer has a tail and no head")
+                else:
+                    tail = HopTail.decode(opened.data)
+                    await answer.finish(self._receipt(digest, tail.wash))
+        if not ended:
+            # Nothing depends on it; left unread, it would make the close look like a break to the parent.
+            await self._inbound.next(HOP_END_S)
+
+    def _hop_ended(self, message: LinkMessage, hop: ResponseOpener) -> bool:
+        """Say whether the worker's answer is over; raises for an answer that is cut or refused."""
+        if message.type is LinkType.HOP_DATA:
+            return False
+        if message.type is LinkType.HOP_END:
+            hop.finish()
+            return True
+        if message.type is LinkType.HOP_ABORT:
+            reason = message.map().get("reason")
+            code = reason if isinstance(reason, str) and reason in HOP_CODES else "host-failed"
+            raise ProblemError(
+                code, _SENTENCES[code], retry_after_s=RETRY_AFTER_S if code != "deadline-exceeded" else None
+            )
+        raise LinkError(f"The parent sent {message.type.name} within the worker's answer.")
+
+    async def _refuse(self, answer: Answer, worker: WorkerBinding, error: MessageError) -> None:
+        """Answer a message that no engine should see, inside the sealed response."""
+        head, body = error_body(error.status, str(error))
+        answer.head(head)
+        await answer.body(body)
+        await answer.finish(self._receipt("", worker.wash))
+
+    def _receipt(self, model_digest: str, wash: Mapping[str, str | int]) -> Receipt:
+        identity = self._state.identity
+        return Receipt(
+            request=self._opener.th,
+            assurance=self._level,
+            pcr0=identity.pcr0,
+            region=identity.region,
+            instance=identity.instance_id,
+            model_digest=model_digest,
+            wash=wash,
+        )

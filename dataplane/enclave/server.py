@@ -1,0 +1,344 @@
+"""The enclave's server: one operation per connection of the host link, and what it shares between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from dataplane.enclave.binding import (
+    CHALLENGE_BYTES,
+    MAX_ANSWER_BYTES,
+    BindingError,
+    Measurements,
+    WorkerBinding,
+    judge_answer,
+)
+from dataplane.enclave.checks import deadline_s
+from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
+from dataplane.enclave.datakeys import DataKeyCache
+from dataplane.enclave.identity import EnclaveIdentity
+from dataplane.enclave.inbound import Inbound, ParentGoneError
+from dataplane.enclave.infer import EnclaveState, Inference
+from dataplane.enclave.keyring import Keyring
+from dataplane.enclave.kms import KmsDecryptor
+from dataplane.enclave.memory import ByteBudget
+from dataplane.enclave.nsm import Nsm
+from dataplane.enclave.replay import ReplayWindow
+from dataplane.enclave.salt import SECRET_BYTES
+from dataplane.mesh.address import Address, start_server
+from dataplane.mesh.linkio import LinkStream
+from dataplane.protocol.errors import AttestationError, LinkError, MrgcError, OpenError, ProblemError
+from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkType
+from observability import names
+from observability.tracing import Telemetry
+
+MAX_CONNECTIONS = 512
+"""Connections at once: 200 streams and as many that start, with room for the parent's own questions. A connection
+holds at most 512 KiB in its buffers (reader 128 KiB twice, decoder 128 KiB, writer 128 KiB), so 256 MiB in all."""
+
+OPEN_TIMEOUT_S = 5.0
+"""How long a connection may take to say what it wants."""
+
+CALL_TIMEOUT_S = 10.0
+"""Longest of the short operations; `bind` asks the worker, which may make a NitroTPM document (seconds)."""
+
+KMS_TIMEOUT_S = 8.0
+"""Longest wait for a data key; see kms.py for what one call may take."""
+
+SEND_TIMEOUT_S = 10.0
+LINGER_S = 2.0
+"""How long a connection that was answered is read on, unheeded: closing a socket with unread bytes would reset it, and
+the answer could be lost on its way through the proxy."""
+
+OVER_LIMIT = ProblemError("overloaded", "The enclave has as many connections as it takes.", retry_after_s=1)
+MIN_NONCE = 16
+MAX_NONCE = 64
+
+logger = logging.getLogger(__name__)
+
+
+class EnclaveServer:
+    """Serves `infer`, `health`, `attest`, `credentials` and `bind` (docs/host-link.md)."""
+
+    def __init__(
+        self,
+        *,
+        address: Address,
+        nsm: Nsm,
+        identity: EnclaveIdentity,
+        kms: KmsDecryptor,
+        credentials: RelayedCredentials,
+        telemetry: Telemetry,
+        clock_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        host_measurements: Measurements = (),
+        attestation_roots: Sequence[x509.Certificate] | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        replay: ReplayWindow | None = None,
+        memory: ByteBudget | None = None,
+    ) -> None:
+        """Bind nothing yet; the cache-salt secret is made here and never leaves."""
+        self._address = address
+        self._nsm = nsm
+        self._credentials = credentials
+        self._host_measurements = host_measurements
+        self._roots = attestation_roots
+        self._max_connections = max_connections
+        self._telemetry = telemetry
+        self._clock_ms = clock_ms
+        self.state = EnclaveState(
+            identity=identity,
+            nsm_level=nsm.assurance,
+            keyring=Keyring(
+                kms=kms,
+                cache=DataKeyCache(),
+                clock_ms=clock_ms,
+                monotonic=monotonic,
+                call_timeout_s=KMS_TIMEOUT_S,
+            ),
+            replay=ReplayWindow() if replay is None else replay,
+            memory=ByteBudget() if memory is None else memory,
+            telemetry=telemetry,
+            salt_secret=os.urandom(SECRET_BYTES),
+            clock_ms=clock_ms,
+            monotonic=monotonic,
+        )
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen; raises `AddressError`."""
+        self._server = await start_server(self._accept, self._address)
+        self._sweeper = asyncio.create_task(self.state.keyring.sweep(), name="enclave.sweep")
+
+    async def close(self, *, drain_s: float) -> None:
+        """Accept no more, give requests `drain_s` seconds, cancel the rest, forget every key."""
+        if self._server is not None:
+            self._server.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain_s)
+        owned = [*self._tasks, *([self._sweeper] if self._sweeper is not None else [])]
+        for task in owned:
+            task.cancel()
+        await asyncio.gather(*owned, return_exceptions=True)
+        await self.state.keyring.close()
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._tasks)
+
+    # One connection.
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:  # pragma: no cover - asyncio runs handlers in tasks
+            raise RuntimeError("a connection handler runs in a task")
+        self._tasks.add(task)
+        link = LinkStream(reader, writer)
+        inbound = Inbound(link)
+        try:
+            if len(self._tasks) > self._max_connections:
+                await self._send_problem(link, OVER_LIMIT)
+            else:
+                await self._serve(link, inbound)
+        except asyncio.CancelledError:
+            # Ours, from `close`. The parent has to see a break, not an end.
+            link.abort()
+        except (ParentGoneError, LinkError) as error:
+            logger.debug("a connection ended early: %s", type(error).__name__)
+            link.abort()
+        except Exception as error:  # noqa: BLE001 - one connection's bug must not harm the others
+            self._log_bug(error)
+            link.abort()
+        finally:
+            await inbound.close()
+            await link.close()
+            self._tasks.discard(task)
+
+    async def _serve(self, link: LinkStream, inbound: Inbound) -> None:
+        try:
+            fields = await self._opening(inbound)
+            operation = fields.get("op")
+            if operation == "infer":
+                await self._infer(link, inbound, fields)
+                return
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                reply = await self._call(operation, fields, link, inbound)
+            await link.send(LinkType.REPLY, reply, timeout_s=SEND_TIMEOUT_S)
+        except ProblemError as problem:
+            await self._send_problem(link, problem)
+        except TimeoutError:
+            await self._send_problem(
+                link, ProblemError("deadline-exceeded", f"The operation took over {CALL_TIMEOUT_S:g} s.")
+            )
+        await self._linger(inbound)
+
+    async def _opening(self, inbound: Inbound) -> dict[str, Any]:
+        """Return the operation that a connection is for."""
+        message = await inbound.next(OPEN_TIMEOUT_S)
+        if message is None or message.type is not LinkType.OPEN:
+            raise LinkError("The first message of a connection must be OPEN, and come at once.")
+        return message.map()
+
+    async def _linger(self, inbound: Inbound) -> None:
+        """Read on until the parent has closed."""
+        with contextlib.suppress(TimeoutError, LinkError, ParentGoneError):
+            async with asyncio.timeout(LINGER_S):
+                while True:
+                    await inbound.next()
+
+    async def _infer(self, link: LinkStream, inbound: Inbound, fields: Mapping[str, Any]) -> None:
+        """Serve one request, then send its spans and how it ended."""
+        self.state.requests += 1
+        limit_s = deadline_s(fields)
+        inference = Inference(self.state, link, inbound, fields, deadline_s=limit_s)
+        problem: ProblemError | None = None
+        traceparent = fields.get("traceparent")
+        with self._telemetry.span(
+            names.ENCLAVE_REQUEST,
+            traceparent=traceparent if isinstance(traceparent, str) else None,
+            attributes={names.ASSURANCE: self.state.level},
+        ) as span:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await inference.run(span)
+            except ProblemError as error:
+                problem = error
+            except TimeoutError:
+                problem = ProblemError(
+                    "deadline-exceeded", "The deadline passed before the enclave's answer was complete."
+                )
+            except (ParentGoneError, LinkError):
+                raise
+            except OpenError as error:
+                logger.warning("the worker's answer does not open: %s", type(error).__name__)
+                problem = ProblemError("host-failed", "The GPU worker's answer does not open.", retry_after_s=1)
+            except Exception as error:  # noqa: BLE001 - told as the host's failure, logged without its text
+                self._log_bug(error)
+                problem = ProblemError("host-failed", "The enclave failed within this request.", retry_after_s=1)
+            if problem is not None:
+                span.set_attribute(names.PROBLEM, problem.code)
+        spans = self._telemetry.take(span.get_span_context().trace_id)
+        if spans is not None and len(spans) <= MAX_PAYLOAD_BYTES:
+            await link.send(LinkType.SPANS, spans, timeout_s=SEND_TIMEOUT_S)
+        if problem is None:
+            await link.send(LinkType.END, timeout_s=SEND_TIMEOUT_S)
+        elif inference.started:
+            await link.send(LinkType.ABORT, {"reason": problem.code}, timeout_s=SEND_TIMEOUT_S)
+        else:
+            await self._send_problem(link, problem)
+        await self._linger(inbound)
+
+    async def _send_problem(self, link: LinkStream, problem: ProblemError) -> None:
+        content: dict[str, object] = {"code": problem.code, "detail": problem.detail}
+        if problem.retry_after_s is not None:
+            content["retry_after_s"] = problem.retry_after_s
+        await link.send(LinkType.PROBLEM, content, timeout_s=SEND_TIMEOUT_S)
+
+    # The short operations.
+
+    async def _call(
+        self, operation: object, fields: Mapping[str, Any], link: LinkStream, inbound: Inbound
+    ) -> dict[str, object]:
+        match operation:
+            case "health":
+                return self.health()
+            case "attest":
+                return {"document": await self._attest(fields.get("nonce"))}
+            case "credentials":
+                self._credentials.replace(HostCredentials.from_map(fields))
+                return {"ok": True}
+            case "bind":
+                worker = await self._bind(link, inbound)
+                return {"assurance": self.state.level, "epoch": worker.epoch}
+            case _:
+                raise ProblemError("not-found", "The enclave knows no such operation.")
+
+    def health(self) -> dict[str, object]:
+        """Return what the parent's health page and registry record are made from."""
+        state = self.state
+        return {
+            "ready": state.worker is not None and self._credentials.usable,
+            "credentials": self._credentials.usable,
+            "worker": state.worker is not None,
+            "assurance": state.level,
+            "data_keys": len(state.keyring),
+            "replay_entries": len(state.replay),
+            "pcr0": state.identity.pcr0,
+            "worker_epoch": state.worker.epoch if state.worker is not None else None,
+            "kms_calls": state.keyring.kms_calls,
+            "requests": state.requests,
+        }
+
+    async def _attest(self, nonce: object) -> bytes:
+        if not isinstance(nonce, bytes) or not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+            raise ProblemError(
+                "malformed-envelope", f"An attestation's nonce is {MIN_NONCE} to {MAX_NONCE} bytes; send such a one."
+            )
+        try:
+            # The module's device blocks for milliseconds.
+            return await asyncio.to_thread(self._nsm.attest, nonce=nonce, user_data=None, public_key=None)
+        except ProblemError:
+            raise
+        except MrgcError as error:
+            logger.error("no attestation document: %s", error)  # noqa: TRY400 - the sentence says it all
+            raise ProblemError(
+                "host-failed", "The enclave's security module gave no document.", retry_after_s=1
+            ) from None
+
+    async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
+        """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
+        challenge = os.urandom(CHALLENGE_BYTES)
+        await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
+        await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
+        answer = bytearray()
+        while True:
+            message = await inbound.next(CALL_TIMEOUT_S)
+            if message is None or message.type is LinkType.HOP_ABORT:
+                raise ProblemError("host-failed", "The GPU worker did not answer the challenge.", retry_after_s=1)
+            if message.type is LinkType.HOP_END:
+                break
+            if message.type is not LinkType.HOP_DATA or len(answer) + len(message.payload) > MAX_ANSWER_BYTES:
+                raise LinkError("The worker's answer to the challenge is too long, or something else came instead.")
+            answer += message.payload
+        try:
+            worker = judge_answer(
+                bytes(answer),
+                challenge=challenge,
+                own_pcr4=self.state.identity.pcr4,
+                allowed=self._host_measurements,
+                now_ms=self._clock_ms(),
+                roots=self._roots,
+            )
+        except (BindingError, AttestationError) as error:
+            self._wash(None)
+            logger.error("the GPU worker was refused: %s", error)  # noqa: TRY400 - the sentence says it all
+            raise ProblemError("host-failed", f"The GPU worker was refused: {error}") from None
+        self._wash(worker)
+        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
+        return worker
+
+    def _wash(self, worker: WorkerBinding | None) -> None:
+        """Change the worker. Every binding may follow a car wash, and no data key outlives one."""
+        self.state.worker = worker
+        self.state.keyring.wash()
+
+    def _log_bug(self, error: Exception) -> None:
+        """Log where an unexpected error happened and of what type; its text could quote a message."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error(
+            "an unexpected %s at %s:%d ended one request",
+            type(error).__name__,
+            Path(frame.filename).name,
+            frame.lineno,
+        )
