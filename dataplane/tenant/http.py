@@ -7,6 +7,7 @@ Accelerator moves new connections only). So a retry never reuses a connection.
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import ssl
 from collections.abc import Mapping
@@ -112,7 +113,13 @@ class ClusterHttp:
         try:
             async with asyncio.timeout(timeout_s):
                 response = await session.request(
-                    method, self.endpoint + path, headers=headers, params=params, data=body, allow_redirects=False
+                    method,
+                    self.endpoint + path,
+                    headers=headers,
+                    params=params,
+                    # A file is written in pieces; a padded envelope has several MiB.
+                    data=None if body is None else io.BytesIO(body),
+                    allow_redirects=False,
                 )
                 if response.status == 200:  # noqa: PLR2004 - the one status that carries an envelope
                     return response

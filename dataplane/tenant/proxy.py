@@ -36,6 +36,8 @@ SHUTDOWN_S = 5.0
 """How long requests may finish when the proxy stops."""
 MODEL_OWNER = "mrgc"
 
+_ID = web.RequestKey("id", str)
+
 
 class TenantProxy:
     """The server; `start` binds, `stop` ends it. `port` 0 takes any free port, and `url` says which."""
@@ -117,7 +119,7 @@ class TenantProxy:
 
     @web.middleware
     async def _shape_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        request["id"] = _request_id(request)
+        request[_ID] = _request_id(request)
         try:
             return await handler(request)
         except _Refusal as refusal:
@@ -131,9 +133,9 @@ class TenantProxy:
             error = OpenAIError(status=http.status, code="not-found", message=text)
         except MrgcError as failure:
             error = openai_error(failure)
-            logger.info("request %s failed: %s", request["id"], error.code)
+            logger.info("request %s failed: %s", request[_ID], error.code)
         return web.Response(
-            status=error.status, body=error.body(), headers=error.headers() | {"x-request-id": request["id"]}
+            status=error.status, body=error.body(), headers=error.headers() | {"x-request-id": request[_ID]}
         )
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
@@ -147,7 +149,7 @@ class TenantProxy:
         arguments: dict[str, Any] = {
             "model": model,
             "content_type": request.headers.get("Content-Type", "application/json"),
-            "request_id": request["id"],
+            "request_id": request[_ID],
             "deadline_s": deadline.remaining_s,
             "traceparent": request.headers.get("traceparent"),
         }
@@ -192,7 +194,7 @@ class TenantProxy:
                     await response.write(gate.release())
                     await response.write_eof()
             except (MrgcError, TimeoutError) as error:
-                logger.warning("request %s was cut: %s", request["id"], type(error).__name__)
+                logger.warning("request %s was cut: %s", request[_ID], type(error).__name__)
                 _cut(request)
             except BaseException:
                 # Cancelled at shutdown, or a fault of ours: in no case may the stream end as if it were whole.

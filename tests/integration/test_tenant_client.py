@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ async def collect(client: TenantClient, **arguments: Any) -> bytes:
         return b"".join([chunk async for chunk in response.chunks()])
 
 
+async def drained(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
+
+
 async def test_a_request_is_sealed_sent_and_opened() -> None:
     async with running(FakeCluster(otherwise=lambda _: Answer((b"one", b"two"), status=201))) as cluster:
         async with cluster.client() as client, client.infer(PATH, BODY, model="tiny", request_id="r-1") as response:
@@ -65,12 +71,21 @@ async def test_a_request_is_sealed_sent_and_opened() -> None:
         assert "X-MRGC-Affinity" not in seen.headers, "no tags unless a secret is configured"
 
 
+@pytest.mark.parametrize("pad", [0, 4096])
+async def test_the_largest_message_goes_through(pad: int) -> None:
+    body = bytes((1 << 20) - 200)
+    answer = Answer(tuple(bytes([n]) * 50_000 for n in range(20)))
+    async with running(FakeCluster(otherwise=lambda _: answer)) as cluster, cluster.client(pad=pad) as client:
+        done = await client.complete(PATH, body, model="tiny")
+    assert cluster.seen[0].message.body == body, "1 MiB less the message's own fields"
+    assert done.body == b"".join(answer.pieces), "and a long answer comes back"
+
+
 async def test_affinity_tags_agree_for_prompts_that_start_alike() -> None:
-    async with running(FakeCluster()) as cluster:
-        async with cluster.client(affinity_secret=b"s" * 32) as client:
-            for ending in ("red", "blue"):
-                messages = [{"role": "user", "content": "x" * 1500}, {"role": "user", "content": ending}]
-                await client.complete(PATH, json.dumps({"messages": messages}).encode(), model="tiny")
+    async with running(FakeCluster()) as cluster, cluster.client(affinity_secret=b"s" * 32) as client:
+        for ending in ("red", "blue"):
+            messages = [{"role": "user", "content": "x" * 1500}, {"role": "user", "content": ending}]
+            await client.complete(PATH, json.dumps({"messages": messages}).encode(), model="tiny")
     first, second = (seen.headers["X-MRGC-Affinity"].split(",") for seen in cluster.seen)
     assert len(first) == 2, "1.5 KB of prompt has prefixes of 512 and 1,024 bytes"
     assert first == second, "what starts alike is tagged alike"
@@ -104,23 +119,24 @@ async def test_what_gave_nothing_is_tried_again_with_a_new_seal(step: Step) -> N
 
 
 async def test_a_retry_uses_a_connection_of_its_own() -> None:
-    async with running(FakeCluster()) as cluster:
-        async with cluster.client() as client:
-            await collect(client)
-            cluster.steps.append(Refuse(ProblemError("no-capacity", "No host.")))
-            await collect(client)
+    async with running(FakeCluster()) as cluster, cluster.client() as client:
+        await collect(client)
+        cluster.steps.append(Refuse(ProblemError("no-capacity", "No host.")))
+        await collect(client)
     first, refused, retried = (seen.peer for seen in cluster.seen)
     assert first == refused, "connections are kept"
     assert retried != refused, "a connection stays with its region, so a retry makes a new one"
 
 
-@pytest.mark.parametrize("code", ["kms-denied", "unauthenticated", "unknown-model-pool", "expired", "assurance-too-low"])
+@pytest.mark.parametrize(
+    "code", ["kms-denied", "unauthenticated", "unknown-model-pool", "expired", "assurance-too-low"]
+)
 async def test_a_refusal_is_final_and_keeps_its_sentence(code: str) -> None:
-    async with running(FakeCluster(otherwise=lambda _: Refuse(ProblemError(code, "The reason.")))) as cluster:
-        async with cluster.client() as client:
-            with pytest.raises(RequestError, match=r"The reason\.") as caught:
-                await collect(client)
-            assert client.counts.failed == 1, "a failed request is counted once"
+    cluster = FakeCluster(otherwise=lambda _: Refuse(ProblemError(code, "The reason.")))
+    async with running(cluster), cluster.client() as client:
+        with pytest.raises(RequestError, match=r"The reason\.") as caught:
+            await collect(client)
+        assert client.counts.failed == 1, "a failed request is counted once"
     assert (caught.value.code, caught.value.attempts) == (code, 1), "it was not asked again"
 
 
@@ -154,12 +170,11 @@ async def test_attempts_end() -> None:
 async def test_a_stream_cut_midway_raises_and_is_not_tried_again(*, end_early: bool) -> None:
     fault = Answer((b"one", b"two"), end_early=True) if end_early else Answer((b"one", b"two"), cut_after=1)
     async with running(FakeCluster(otherwise=lambda _: fault)) as cluster, cluster.client() as client:
-        got: list[bytes] = []
-        with pytest.raises(BrokenStreamError, match="incomplete"):
-            async with client.infer(PATH, BODY, model="tiny") as response:
-                async for chunk in response.chunks():
-                    got.append(chunk)  # noqa: PERF401 - what came before the error counts
-        assert got[0] == b"one", "what had come was given"
+        async with client.infer(PATH, BODY, model="tiny") as response:
+            chunks = response.chunks()
+            assert await anext(chunks) == b"one", "what had come is given"
+            with pytest.raises(BrokenStreamError, match="incomplete"):
+                await drained(chunks)
         assert response.receipt is None, "and nothing says that it was all"
         assert len(cluster.seen) == 1, "tokens that were given cannot be taken back"
 
@@ -189,10 +204,9 @@ async def test_a_response_that_is_not_ours_is_refused_at_once(fault: Answer, sen
 
 
 async def test_an_answer_of_less_assurance_than_asked_is_refused() -> None:
-    async with running(FakeCluster(otherwise=lambda _: Answer(assurance=0))) as cluster:
-        async with cluster.client(assurance=1) as client:
-            with pytest.raises(OpenError, match="level 0, below the 1"):
-                await collect(client)
+    async with running(FakeCluster()) as cluster, cluster.client(assurance=1) as client:
+        with pytest.raises(OpenError, match="level 0, below the 1"):
+            await collect(client)
     assert cluster.seen[0].header.assurance == 1, "the enclave was told, too"
 
 
@@ -215,15 +229,14 @@ async def test_leaving_early_cancels_the_request_at_the_host() -> None:
 
 
 async def test_cancelling_the_caller_cancels_the_request_at_the_host() -> None:
-    async with running(FakeCluster(otherwise=lambda _: Answer((b"a", b"b"), hang_after=0))) as cluster:
-        async with cluster.client() as client:
-            task = asyncio.create_task(collect(client))
-            while not cluster.seen:
-                await asyncio.sleep(0.005)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await asyncio.wait_for(cluster.cancelled.wait(), 2)
+    cluster = FakeCluster(otherwise=lambda _: Answer((b"a", b"b"), hang_after=0))
+    async with running(cluster), cluster.client() as client:
+        task = asyncio.create_task(collect(client))
+        await cluster.arrived.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(cluster.cancelled.wait(), 2)
 
 
 async def test_nobody_at_the_endpoint_is_said_in_one_sentence() -> None:
@@ -271,7 +284,9 @@ async def test_over_tls_only_the_named_authority_is_trusted(tmp_path: Path) -> N
     assert caught.value.attempts == 1, "a certificate does not get better by asking again"
 
 
-@pytest.mark.parametrize("url", ["http://mrgc.example", "ftp://127.0.0.1", "127.0.0.1:8443", "https://", "https://h/v1"])
+@pytest.mark.parametrize(
+    "url", ["http://mrgc.example", "ftp://127.0.0.1", "127.0.0.1:8443", "https://", "https://h/v1"]
+)
 def test_an_endpoint_that_would_leak_or_cannot_be_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="endpoint"):
         FakeCluster(url=url).client()

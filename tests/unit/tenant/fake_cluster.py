@@ -112,6 +112,7 @@ class FakeCluster:
     )
     attestation: Callable[[bytes], bytes] = field(default=lambda _nonce: b"")
     seen: list[Seen] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
 
@@ -128,6 +129,7 @@ class FakeCluster:
         message = RequestMessage.decode(opened)
         peer = request.transport.get_extra_info("peername") if request.transport else None
         self.seen.append(Seen(dict(request.headers), header, message, peer))
+        self.arrived.set()
         step = self.steps.popleft() if self.steps else self.otherwise(message)
         match step:
             case Refuse(problem):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_all_but_the_end_marker_passes_at_once() -> None:
 def test_the_marker_is_held_back_however_the_stream_is_split(cuts: list[int]) -> None:
     gate = DoneGate()
     edges = [0, *sorted(cuts), len(STREAM)]
-    passed = b"".join(gate.push(STREAM[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    passed = b"".join(gate.push(STREAM[a:b]) for a, b in itertools.pairwise(edges))
     assert passed == STREAM[: -len(b"data: [DONE]\n\n")], "the split changes nothing"
     assert passed + gate.release() == STREAM, "no byte is lost or added"
 
@@ -44,7 +46,7 @@ def test_the_marker_without_a_space_is_held_back_too() -> None:
 def test_events_are_read_however_the_stream_is_split(cuts: list[int]) -> None:
     reader = EventReader()
     edges = [0, *sorted(cuts), len(STREAM)]
-    events = [event for a, b in zip(edges, edges[1:], strict=False) for event in reader.feed(STREAM[a:b])]
+    events = [event for a, b in itertools.pairwise(edges) for event in reader.feed(STREAM[a:b])]
     assert events == ['{"a": 1}', '{"text": "data: [DONE]"}', "[DONE]"], "one entry for each data line"
 
 
