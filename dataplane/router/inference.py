@@ -105,8 +105,9 @@ class InferenceHandler:
         except ProblemError as problem:
             outcome = problem.code
             response = problem_response(problem, self._headers(request_id, trail))
-            if self._draining() or not request.content.is_eof():
-                # What is left of a refused body is not worth reading: the tenant opens a new connection.
+            if self._draining() or problem.code == "malformed-envelope" or not request.content.is_eof():
+                # What is left of a refused body is not worth reading, and where the framing is in doubt nothing that
+                # follows may be taken for a request: the tenant opens a new connection.
                 response.force_close()
         finally:
             self._metrics.requests.labels(outcome).inc()

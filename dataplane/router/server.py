@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from dataplane.protocol.errors import MrgcError, ProblemError
 
@@ -61,8 +62,16 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Pass data on to the parser, or drop it after a refusal."""
-        if not self._refused:
-            super().data_received(data)
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            # The parser gave up. If it did so within a body, aiohttp tells only the next request, which never comes:
+            # the one that waits for the rest of the body must hear of it.
+            self._refused = True
+            request = self._current_request
+            if request is not None and not request.content.is_eof():
+                request.content.set_exception(web.RequestPayloadError("the body's framing is broken"))
 
     def _make_error_handler(self, err_info: Any) -> Handler:
         """Answer bytes that are no HTTP request: aiohttp calls this with what its parser found."""
@@ -83,6 +92,8 @@ class Connection(web.RequestHandler):
             await response.write_eof()
             # Closing with unread bytes resets the connection and may take the answer along: give the peer time to
             # read it. When the peer closes, aiohttp cancels this.
+            if self.transport is not None and self.transport.can_write_eof():
+                self.transport.write_eof()
             await asyncio.sleep(LINGER_S)
             return response
 
