@@ -1,0 +1,89 @@
+"""The tenant's attestation check, over HTTP and with documents of the genuine format."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+
+from dataplane.protocol.attestation.document import AttestationDocument
+from dataplane.protocol.errors import AttestationError
+from dataplane.tenant.attest import attest
+from dataplane.tenant.client import wall_clock_ms
+from dataplane.tenant.errors import RequestError
+from dataplane.tenant.retry import RetryPolicy
+from stacks.local.nsm import SoftwareNsm
+from stacks.local.pki import create_nsm_root
+from tests.unit.tenant.fake_cluster import FakeCluster, running
+
+PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
+ROOT = create_nsm_root()
+NSM = SoftwareNsm(root=ROOT, pcrs=PCRS, instance_id="i-0123456789abcdef0", clock_ms=wall_clock_ms)
+
+
+def genuine(nonce: bytes) -> bytes:
+    return NSM.attest(nonce=nonce, user_data=None, public_key=None)
+
+
+async def ask(cluster: FakeCluster, **changes: Any) -> AttestationDocument:
+    arguments: dict[str, Any] = {
+        "endpoint": cluster.url,
+        "tls": None,
+        "api_key": None,
+        "tenant": None,
+        "measurements": [PCRS],
+        "roots": [ROOT.certificate],
+        "retry": RetryPolicy(max_attempts=2, base_s=0.001),
+    }
+    return await attest(**(arguments | changes))
+
+
+async def test_a_fresh_document_of_the_allowed_image_is_verified() -> None:
+    async with running(FakeCluster(attestation=genuine)) as cluster:
+        document = await ask(cluster)
+    assert document.instance_id == "i-0123456789abcdef0", "it says which instance answered"
+    assert document.pcrs[0] == PCRS[0], "and what runs there"
+
+
+async def test_an_old_document_does_not_answer_a_new_nonce() -> None:
+    replayed = genuine(secrets.token_bytes(32))
+    async with running(FakeCluster(attestation=lambda _: replayed)) as cluster:
+        with pytest.raises(AttestationError, match="nonce") as caught:
+            await ask(cluster)
+    assert caught.value.reason == "nonce", "the failed check is named"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"roots": None}, "chain"),
+        ({"measurements": [PCRS | {0: b"\x77" * 48}]}, "pcr"),
+        ({"measurements": []}, "pcr"),
+        ({"clock_ms": lambda: wall_clock_ms() + 600_000}, "age"),
+    ],
+    ids=["AWS's root", "another image", "no image", "ten minutes later"],
+)
+async def test_what_does_not_hold_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
+    async with running(FakeCluster(attestation=genuine)) as cluster:
+        with pytest.raises(AttestationError) as caught:
+            await ask(cluster, **changes)
+    assert caught.value.reason == reason, "the failed check is named"
+
+
+async def test_garbage_is_refused() -> None:
+    async with running(FakeCluster(attestation=lambda _: b"garbage")) as cluster:
+        with pytest.raises(AttestationError):
+            await ask(cluster)
+
+
+async def test_an_endpoint_that_floods_is_cut_off() -> None:
+    async with running(FakeCluster(attestation=lambda _: bytes(2 << 20))) as cluster:
+        with pytest.raises(RequestError, match="over 1048576 bytes"):
+            await ask(cluster)
+
+
+async def test_nobody_there_is_said_after_the_attempts() -> None:
+    with pytest.raises(RequestError, match="cannot be connected to") as caught:
+        await ask(FakeCluster(url="http://127.0.0.1:1"))
+    assert caught.value.attempts == 2, "it was tried again"

@@ -1,0 +1,203 @@
+"""`mrgc tenant` as a person and as a script use it: output, errors, exit codes, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+from aiohttp import web
+
+from dataplane.protocol.errors import ProblemError
+from dataplane.tenant.client import wall_clock_ms
+from stacks.local.nsm import SoftwareNsm
+from stacks.local.pki import create_nsm_root
+from tests.unit.tenant.fake_cluster import API_KEY, KEY_ARN, TENANT, Answer, FakeCluster, Refuse, chat_events, running
+
+EVENTS = "text/event-stream"
+MRGC = [sys.executable, "-c", "from dataplane.cli import main; main()"]
+PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
+
+
+@asynccontextmanager
+async def stack(folder: Path, cluster: FakeCluster) -> AsyncIterator[Path]:
+    """A cluster with a KMS over HTTP, and its cluster.json."""
+    root = create_nsm_root()
+    nsm = SoftwareNsm(root=root, pcrs=PCRS, instance_id="i-0123456789abcdef0", clock_ms=wall_clock_ms)
+    cluster.attestation = lambda nonce: nsm.attest(nonce=nonce, user_data=None, public_key=None)
+    root_file, _ = root.save(folder, "root")
+
+    async def kms(request: web.Request) -> web.Response:
+        assert request.headers["X-Amz-Target"] == "TrentService.GenerateDataKey", "the one call that a tenant makes"
+        assert "id-of-tenant" in request.headers["Authorization"], "signed with the tenant's credentials"
+        key = cluster.kms.generate_data_key(**json.loads(await request.read()))
+        return web.json_response({name: _base64(value) for name, value in key.items()} | {"KeyId": KEY_ARN})
+
+    app = web.Application()
+    app.add_routes([web.post("/", kms)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with running(cluster):
+        tenant = {
+            "id": TENANT,
+            "api_key": API_KEY,
+            "kms_key_arn": KEY_ARN,
+            "region": "us-east-1",
+            "aws_access_key_id": "id-of-tenant",
+            "aws_secret_access_key": "secret-of-tenant",
+        }
+        document = {
+            "endpoint": cluster.url,
+            "ca_file": "ca.pem",
+            "aws_endpoint_url": f"http://127.0.0.1:{runner.addresses[0][1]}",
+            "model": "tiny",
+            "tenants": [tenant],
+            "attestation_root": str(root_file),
+            "pcrs": {str(index): value.hex() for index, value in PCRS.items()},
+        }
+        path = folder / "cluster.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        try:
+            yield path
+        finally:
+            await runner.cleanup()
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MRGC_", "AWS_", "OTEL_"))}
+    return await asyncio.create_subprocess_exec(
+        *MRGC,
+        "tenant",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean | environ,
+    )
+
+
+async def mrgc(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    """Run `mrgc tenant …`; exit code, standard output, standard error."""
+    process = await start(*arguments, **environ)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+def chatty(*words: str) -> FakeCluster:
+    return FakeCluster(otherwise=lambda _: Answer(chat_events(*words), content_type=EVENTS))
+
+
+async def test_ask_prints_the_answer_and_who_gave_it(tmp_path: Path) -> None:
+    async with stack(tmp_path, chatty("open", " \x1b[2J", "sesame")) as path:
+        code, out, err = await mrgc("ask", "the door?", "--cluster", str(path), "--tenant", TENANT)
+    assert (code, out) == (0, "open [2Jsesame\n"), "the answer alone, and nothing that steers a terminal"
+    for fact in ("us-east-1", "i-0123456789abcdef0", "assurance 0 (mock)", "sha256:abab", "1 attempt"):
+        assert fact in err, f"{fact} is told beside it"
+
+
+async def test_ask_json_is_one_object(tmp_path: Path) -> None:
+    async with stack(tmp_path, chatty("open", "sesame")) as path:
+        code, out, err = await mrgc("ask", "the door?", "--cluster", str(path), "--json")
+    answer = json.loads(out)
+    assert (code, err) == (0, ""), "nothing but the object"
+    assert (answer["answer"], answer["assurance_name"], answer["attempts"]) == ("opensesame", "mock", 1), "for scripts"
+
+
+async def test_a_refusal_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
+    cluster = FakeCluster(otherwise=lambda _: Refuse(ProblemError("kms-denied", "KMS refused the enclave's PCR0.")))
+    async with stack(tmp_path, cluster) as path:
+        code, out, err = await mrgc("ask", "the door?", "--cluster", str(path))
+    assert (code, out, err) == (1, "", "KMS refused the enclave's PCR0.\n"), "plain, and no traceback"
+
+
+async def test_the_engines_refusal_is_told(tmp_path: Path) -> None:
+    body = json.dumps({"error": {"message": "too long"}}).encode()
+    async with stack(tmp_path, FakeCluster(otherwise=lambda _: Answer((body,), status=400))) as path:
+        code, _, err = await mrgc("ask", "the door?", "--cluster", str(path))
+    assert (code, err) == (1, "The engine refused with status 400: too long\n"), "with the engine's own words"
+
+
+async def test_a_cut_answer_is_exit_1(tmp_path: Path) -> None:
+    cut = Answer(chat_events("open", "sesame"), content_type=EVENTS, cut_after=1)
+    async with stack(tmp_path, FakeCluster(otherwise=lambda _: cut)) as path:
+        code, out, err = await mrgc("ask", "the door?", "--cluster", str(path))
+    assert code == 1, "an answer that is not whole is a failure"
+    assert "incomplete" in err, "and is called so"
+    assert out.startswith("open"), "what came was shown"
+
+
+async def test_misuse_is_exit_2_and_says_what_to_give(tmp_path: Path) -> None:
+    cases: list[tuple[list[str], str]] = [
+        (["ask", "x"], "Not given: --endpoint, --tenant, --kms-key-arn, MRGC_API_KEY"),
+        (["ask", "x", "--cluster", str(tmp_path / "none.json")], "No such file"),
+        (["attest"], "No cluster was named"),
+        (["ask", "x", "--assurance", "total"], "Invalid value"),
+    ]
+    for arguments, sentence in cases:
+        code, out, err = await mrgc(*arguments)
+        assert (code, out) == (2, ""), f"{arguments} is misuse"
+        assert sentence in err, f"{arguments} is told what to give"
+        assert "Traceback" not in err, "in a sentence"
+
+
+async def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    key_file = tmp_path / "api-key"
+    key_file.write_text("from-a-file\n", encoding="utf-8")
+    async with stack(tmp_path, chatty("open")) as path:
+        cluster = json.loads(path.read_text(encoding="utf-8"))
+        options = ["--endpoint", cluster["endpoint"], "--tenant", TENANT, "--kms-key-arn", KEY_ARN, "--model", "tiny"]
+        aws = {
+            "AWS_ENDPOINT_URL_KMS": cluster["aws_endpoint_url"],
+            "AWS_ACCESS_KEY_ID": "id-of-tenant",
+            "AWS_SECRET_ACCESS_KEY": "s",
+        }
+        mock = ["--assurance", "mock"]
+        assert (await mrgc("ask", "x", *options, *mock, MRGC_API_KEY="from-env", **aws))[0] == 0, "by environment"
+        assert (await mrgc("ask", "x", *options, *mock, "--api-key-file", str(key_file), **aws))[0] == 0, "by file"
+        code, _, err = await mrgc("ask", "x", *options, MRGC_API_KEY="from-env", **aws)
+    assert code == 1, "without --assurance mock, a mock answer is refused"
+    assert "assurance level 0" in err, "and the sentence says why"
+
+
+async def test_attest_verifies_and_says_under_which_root(tmp_path: Path) -> None:
+    async with stack(tmp_path, FakeCluster()) as path:
+        code, out, _ = await mrgc("attest", "--cluster", str(path))
+        assert (code, "not AWS's" in out, PCRS[0].hex() in out) == (0, True, True), "a local root is called one"
+        code, out, _ = await mrgc("attest", "--cluster", str(path), "--json")
+        facts: dict[str, Any] = json.loads(out)
+        assert (code, facts["verified"], facts["pcrs"]["2"]) == (0, True, PCRS[2].hex()), "the same for a script"
+        wrong = tmp_path / "measurements.json"
+        wrong.write_text(json.dumps({f"PCR{index}": "77" * 48 for index in range(3)}), encoding="utf-8")
+        code, out, err = await mrgc("attest", "--cluster", str(path), "--measurements", str(wrong))
+    assert (code, out) == (1, ""), "another image does not pass"
+    assert "not among the 1 allowed" in err, "and the sentence says so"
+
+
+async def test_the_proxy_serves_the_stock_client_until_it_is_asked_to_stop(tmp_path: Path) -> None:
+    async with stack(tmp_path, chatty("open", "sesame")) as path:
+        process = await start("proxy", "--cluster", str(path), "--port", "0", "--json")
+        assert process.stdout is not None, "its output is read"
+        async with asyncio.timeout(30):
+            serving = json.loads(await process.stdout.readline())
+        messages: list[Any] = [{"role": "user", "content": "the door?"}]
+        async with openai.AsyncOpenAI(base_url=serving["url"], api_key="unused", max_retries=0) as client:
+            stream = await client.chat.completions.create(model="tiny", messages=messages, stream=True)
+            words = [chunk.choices[0].delta.content async for chunk in stream]
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            _, err = await process.communicate()
+    assert words == ["open", "sesame"], "through the real program"
+    assert (process.returncode, err) == (0, b""), "it ended as asked"
