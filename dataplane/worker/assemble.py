@@ -1,0 +1,75 @@
+"""Put a worker together from its settings and an engine; the local stack gives another engine, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dataplane.mesh.lifecycle import Stop
+from dataplane.worker.engine import EngineFactory
+from dataplane.worker.identity import WorkerIdentity
+from dataplane.worker.inference import Inference
+from dataplane.worker.pool import PoolDirectory
+from dataplane.worker.pools import Pools
+from dataplane.worker.server import WorkerServer
+from dataplane.worker.settings import WorkerSettings, config_digest
+from dataplane.worker.tally import Tally
+from dataplane.worker.tpm import Tpm
+from observability.tracing import Telemetry
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def run_worker(
+    settings: WorkerSettings,
+    stop: Stop,
+    *,
+    factory: EngineFactory,
+    tpm: Tpm | None,
+    clock_ms: Callable[[], int] = wall_clock_ms,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run a worker until `stop`; raises `MrgcError` when it can't serve (any more)."""
+    server = make_worker(settings, factory=factory, tpm=tpm, clock_ms=clock_ms, monotonic=monotonic)
+    await server.run(settings.worker_listen_address, stop)
+
+
+def make_worker(
+    settings: WorkerSettings,
+    *,
+    factory: EngineFactory,
+    tpm: Tpm | None,
+    clock_ms: Callable[[], int],
+    monotonic: Callable[[], float],
+) -> WorkerServer:
+    """Make the server and everything behind it; nothing runs yet. Call it in the event loop."""
+    identity = WorkerIdentity(
+        config_digest=config_digest(settings, engine=factory.kind, version=factory.version), clock_ms=clock_ms, tpm=tpm
+    )
+    pools = Pools(
+        directory=PoolDirectory(settings.fsx_mount_point),
+        factory=factory,
+        max_loaded=settings.max_loaded_pools,
+        monotonic=monotonic,
+    )
+    inference = Inference(
+        identity=identity,
+        pools=pools,
+        telemetry=Telemetry.relayed("worker", region=settings.mrgc_region, instance_id=settings.instance_id),
+        tally=Tally(),
+        engine_kind=factory.kind,
+        max_queue=settings.max_queue,
+        monotonic=monotonic,
+    )
+    return WorkerServer(
+        identity=identity,
+        pools=pools,
+        factory=factory,
+        inference=inference,
+        default_pool=settings.default_model_pool,
+        drain_timeout_s=settings.drain_timeout_s,
+        monotonic=monotonic,
+    )

@@ -1,0 +1,134 @@
+"""What the worker asks of an inference engine, and nothing about any one of them.
+
+An engine serves one model pool. It takes an OpenAI-compatible request as path and JSON, and gives status, content type
+and body as they come. Leaving the context of `generate` before the body's end aborts the request in the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from dataplane.protocol.errors import MrgcError
+
+if TYPE_CHECKING:
+    from dataplane.worker.pool import Pool
+
+
+class EngineError(MrgcError):
+    """The engine itself failed (not the request): it died, or broke off an answer."""
+
+
+class EngineOverloadedError(MrgcError):
+    """The engine's own admission refused the request before it began; another host may take it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one request, counted from the engine's outputs; `cached_tokens` came from the prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    def as_map(self) -> dict[str, int]:
+        """The map that the hop's tail carries."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCall:
+    """One request: an OpenAI path, and JSON that `prepare` has checked and completed."""
+
+    path: str
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer. `usage` is final once `body` has ended; it is None where nothing was run (an error)."""
+
+    status: int
+    content_type: str
+    body: AsyncIterator[bytes] = field(repr=False)
+    usage: Callable[[], Usage | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """The engine's own figures: requests waiting and running, and the fraction (0 to 1) of KV cache in use."""
+
+    waiting: int
+    running: int
+    kv_cache_usage: float
+
+
+class Engine(Protocol):
+    """One loaded model."""
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it runs at once; beyond them they wait."""
+        ...
+
+    def generate(self, call: EngineCall) -> AbstractAsyncContextManager[Reply]:
+        """Run one request.
+
+        Entering raises `EngineOverloadedError` or `EngineError` before anything was answered; `body` raises
+        `EngineError` when the engine breaks off. A request that the engine finds wrong is a `Reply` with its status, or
+        an `InnerError` raised while entering.
+        """
+        ...
+
+    def load(self) -> EngineLoad:
+        """The engine's figures now."""
+        ...
+
+    async def wait_failed(self) -> str:
+        """Wait until the engine is dead for good; return what happened, in one sentence."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine and free what it holds; idempotent."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """Loads engines of one kind."""
+
+    @property
+    def kind(self) -> str:
+        """What a response says made it: `vllm` or `synthetic`."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The engine's version, part of the configuration digest."""
+        ...
+
+    async def load(self, pool: Pool) -> Engine:
+        """Load a pool's model; raises `EngineError` when that fails."""
+        ...
+
+    def gpu(self) -> GpuMemory:
+        """What the host's accelerators say now."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the factory itself holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """Memory of all GPUs of this host, in MiB; zeros where there is none."""
+
+    available: bool = False
+    total_mb: int = 0
+    used_mb: int = 0

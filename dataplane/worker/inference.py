@@ -1,0 +1,303 @@
+"""One `infer`: open the hop request, run it, seal the answer as it comes, stop at once when nobody listens.
+
+A fault of the host is a PROBLEM while nothing was sent, and an ABORT afterwards; a fault of the message is an
+ordinary answer inside the hop envelope, for the tenant alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from opentelemetry.trace import Span
+
+from dataplane.mesh.linkio import LinkStream
+from dataplane.protocol.envelope import ResponseSealer
+from dataplane.protocol.errors import LinkError, MrgcError, ProblemError
+from dataplane.protocol.hop import HopHead, HopMessage, HopRequestOpener, HopTail
+from dataplane.protocol.keys import SALT_BYTES
+from dataplane.protocol.link import LinkMessage, LinkType
+from dataplane.worker.engine import EngineError, EngineOverloadedError, Reply, Usage
+from dataplane.worker.identity import WorkerIdentity
+from dataplane.worker.pools import LoadedPool, Pools
+from dataplane.worker.prepare import InnerError, prepare
+from dataplane.worker.tally import Tally
+from observability import names
+from observability.tracing import Telemetry
+
+RECEIVE_TIMEOUT_S: Final = 30.0
+"""Longest silence while a request arrives: it comes from the same host, at most 4 MiB of it."""
+
+SEND_TIMEOUT_S: Final = 30.0
+"""Longest a peer may take nothing of an answer; then it is cut off, and the engine is free again."""
+
+DEFAULT_DEADLINE_MS: Final = 600_000
+"""Ten minutes, for a request that says nothing: an upper bound on what one request may hold."""
+
+WATCH_S: Final = 3600.0
+RETRY_AFTER_S: Final = 1
+JSON: Final = "application/json"
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGoneError(Exception):
+    """The other side of the connection left, or said ABORT."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Inference:
+    """Runs the `infer` operation for every connection that asks; holds the count of requests in flight."""
+
+    identity: WorkerIdentity
+    pools: Pools
+    telemetry: Telemetry
+    tally: Tally
+    engine_kind: str
+    max_queue: int
+    monotonic: Callable[[], float]
+    random: Callable[[int], bytes] = os.urandom
+    in_flight: dict[str, int] = field(default_factory=dict)
+
+    async def serve(self, link: LinkStream, opening: Mapping[str, Any]) -> None:
+        """Serve one request on `link`, from after its OPEN to the end of the connection's work."""
+        began = self.monotonic()
+        answer = Answer(link)
+        failed = True
+        try:
+            async with asyncio.timeout(_deadline_s(opening.get("deadline_ms"))) as limit:
+                await self._serve(link, opening, answer, limit)
+            failed = False
+        except ClientGoneError:
+            failed = False
+        except TimeoutError:
+            await answer.refuse(ProblemError("deadline-exceeded", "The request's deadline passed at the GPU worker."))
+        except ProblemError as problem:
+            await answer.refuse(problem)
+        except LinkError as error:
+            logger.warning("a request's connection broke: %s", error)
+            link.abort()
+        except MrgcError as error:
+            logger.error("a request failed: %s", error)  # noqa: TRY400 - the sentence says it
+            await answer.refuse(ProblemError("host-failed", "The GPU worker's engine failed."))
+        finally:
+            self.tally.ended(self.monotonic() - began, failed=failed)
+
+    async def _serve(
+        self, link: LinkStream, opening: Mapping[str, Any], answer: Answer, limit: asyncio.Timeout
+    ) -> None:
+        """Serve to the end, or raise what `serve` handles."""
+        opener = await receive_request(link, self.identity.opener())
+        encoded = opener.message()
+        if encoded is None:
+            raise ProblemError("host-failed", "The hop request ended before its message did.")
+        message = HopMessage.decode(encoded)
+        if message.deadline_ms:
+            _shorten(limit, message.deadline_ms / 1000)
+        answer.sealer = opener.response_sealer(self.random(SALT_BYTES))
+        attributes = {names.MODEL_POOL: message.model, names.ENGINE: self.engine_kind}
+        traceparent = message.traceparent or opening.get("traceparent")
+        known = traceparent if isinstance(traceparent, str) else None
+        trace_id = 0
+        try:
+            with self.telemetry.span(names.WORKER_GENERATE, traceparent=known, attributes=attributes) as span:
+                trace_id = span.get_span_context().trace_id
+                await _unless_gone(link, self._answer(message, answer, span))
+        finally:
+            # Also where the request failed: nobody takes its spans then, and they must not stay.
+            spans = self.telemetry.take(trace_id)
+        if spans is not None:
+            await link.send(LinkType.SPANS, spans, timeout_s=SEND_TIMEOUT_S)
+        await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
+
+    async def _answer(self, message: HopMessage, answer: Answer, span: Span) -> None:
+        """Run one message and send its whole answer."""
+        began = self.monotonic()
+        self._admit(message.model)
+        self.in_flight[message.model] = self.in_flight.get(message.model, 0) + 1
+        try:
+            async with AsyncExitStack() as stack:
+                loaded = await stack.enter_async_context(self.pools.use(message.model))
+                self._check_queue(loaded)
+                reply = await self._reply(message, loaded, stack)
+                span.set_attribute(names.HTTP_STATUS, reply.status)
+                head = HopHead(
+                    status=reply.status,
+                    content_type=reply.content_type,
+                    engine=self.engine_kind,
+                    model_digest=loaded.pool.digest,
+                )
+                # The head waits for the first piece: an engine that fails before it can still be retried elsewhere.
+                async for chunk in reply.body:
+                    if not answer.sent:
+                        span.set_attribute(names.TTFT_MS, round((self.monotonic() - began) * 1000, 3))
+                        await answer.send(head.encode(), chunk)
+                    else:
+                        await answer.send(chunk)
+                if not answer.sent:
+                    await answer.send(head.encode())
+                usage = reply.usage()
+            _record(span, message.model, usage)
+            tail = HopTail(usage=usage.as_map() if usage is not None else {}, wash=self.identity.wash)
+            await answer.send(tail.encode(), final=True)
+        finally:
+            self._leave(message.model)
+
+    async def _reply(self, message: HopMessage, loaded: LoadedPool, stack: AsyncExitStack) -> Reply:
+        """The engine's reply, or the one that a faulty message gets without the engine."""
+        try:
+            call = prepare(
+                path=message.path,
+                body=message.body,
+                pool=message.model,
+                cache_salt=message.cache_salt,
+                priority=message.priority,
+            )
+            return await stack.enter_async_context(loaded.engine.generate(call))
+        except InnerError as error:
+            return Reply(status=error.status, content_type=JSON, body=_once(error.body), usage=_no_usage)
+        except EngineOverloadedError as error:
+            raise ProblemError("overloaded", "The engine's queue is full.", retry_after_s=RETRY_AFTER_S) from error
+        except EngineError as error:
+            raise ProblemError("host-failed", "The engine failed before it answered.") from error
+
+    def _admit(self, pool: str) -> None:
+        """Refuse before a load is waited for: a pool that loads may collect a queue, and no more than that."""
+        if not self.pools.is_loaded(pool) and self.in_flight.get(pool, 0) > self.max_queue:
+            raise self._overloaded()
+
+    def _check_queue(self, loaded: LoadedPool) -> None:
+        """Refuse beyond what runs and may wait; this request is among those in flight already."""
+        if self.in_flight.get(loaded.pool.name, 0) > loaded.engine.capacity + self.max_queue:
+            raise self._overloaded()
+
+    def _overloaded(self) -> ProblemError:
+        return ProblemError("overloaded", "The GPU worker's queue is full.", retry_after_s=RETRY_AFTER_S)
+
+    def _leave(self, pool: str) -> None:
+        left = self.in_flight[pool] - 1
+        if left:
+            self.in_flight[pool] = left
+        else:
+            del self.in_flight[pool]
+
+
+class Answer:
+    """One answer on its way out: seals, sends, and knows whether anything was sent."""
+
+    def __init__(self, link: LinkStream) -> None:
+        """Nothing can be sealed before the request was opened."""
+        self._link = link
+        self.sent = False
+        self.sealer: ResponseSealer | None = None
+
+    async def send(self, *pieces: bytes, final: bool = False) -> None:
+        """Seal each piece into frames of its own and send them together; waits while the peer is slow."""
+        if self.sealer is None:
+            raise LinkError("an answer was made before its request was opened")
+        sealed = [] if self.sent else [self.sealer.prefix()]
+        self.sent = True
+        sealed += [self.sealer.seal(piece, final=final) for piece in pieces]
+        await self._link.send(LinkType.HOP_DATA, b"".join(sealed), timeout_s=SEND_TIMEOUT_S)
+
+    async def refuse(self, problem: ProblemError) -> None:
+        """End with a PROBLEM, or, after the first byte of the answer, with an ABORT."""
+        kind = LinkType.ABORT if self.sent else LinkType.PROBLEM
+        fields: dict[str, object] = {"reason": problem.code} if self.sent else problem_map(problem)
+        try:
+            await self._link.send(kind, fields, timeout_s=SEND_TIMEOUT_S)
+        except LinkError:
+            self._link.abort()
+
+
+def problem_map(problem: ProblemError) -> dict[str, object]:
+    """A PROBLEM's payload."""
+    fields: dict[str, object] = {"code": problem.code, "detail": problem.detail}
+    if problem.retry_after_s is not None:
+        fields["retry_after_s"] = problem.retry_after_s
+    return fields
+
+
+async def receive_request(link: LinkStream, opener: HopRequestOpener) -> HopRequestOpener:
+    """Read HOP_DATA up to HOP_END; raises `ClientGoneError`, or `ProblemError` host-failed for a bad hop request."""
+    while True:
+        message = await link.receive(RECEIVE_TIMEOUT_S)
+        if message is None or message.type in (LinkType.ABORT, LinkType.HOP_ABORT):
+            raise ClientGoneError
+        if message.type == LinkType.HOP_END:
+            opener.finish()
+            return opener
+        if message.type != LinkType.HOP_DATA:
+            raise LinkError(f"a {message.type.name} message came where HOP_DATA or HOP_END belongs")
+        opener.feed(message.payload)
+
+
+async def _unless_gone(link: LinkStream, work: Any) -> None:
+    """Run `work` to its end, or cancel it, and wait for that, as soon as the peer leaves."""
+    running = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_gone(link), name="watch-client")
+    try:
+        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+            if running.cancelled() or running.exception() is not None:
+                raise ClientGoneError
+        await running
+    finally:
+        for task in (running, leaving):
+            task.cancel()
+        await asyncio.gather(running, leaving, return_exceptions=True)
+
+
+async def _gone(link: LinkStream) -> None:
+    """Return when the peer closes, aborts, or breaks the link's rules."""
+    while True:
+        try:
+            message: LinkMessage | None = await link.receive(WATCH_S)
+        except TimeoutError:
+            continue
+        except LinkError:
+            return
+        if message is None or message.type in (LinkType.ABORT, LinkType.HOP_ABORT):
+            return
+        # Nothing else may come after HOP_END; what does is no reason to go on.
+        return
+
+
+def _record(span: Span, pool: str, usage: Usage | None) -> None:
+    if usage is not None:
+        span.set_attributes(
+            {
+                names.GEN_AI_REQUEST_MODEL: pool,
+                names.GEN_AI_INPUT_TOKENS: usage.prompt_tokens,
+                names.GEN_AI_OUTPUT_TOKENS: usage.completion_tokens,
+                names.CACHED_TOKENS: usage.cached_tokens,
+            }
+        )
+
+
+def _deadline_s(given: object) -> float:
+    """Seconds that remain, from OPEN's milliseconds."""
+    valid = isinstance(given, int) and not isinstance(given, bool) and 0 < given <= DEFAULT_DEADLINE_MS
+    return (given if valid and isinstance(given, int) else DEFAULT_DEADLINE_MS) / 1000
+
+
+def _shorten(limit: asyncio.Timeout, seconds: float) -> None:
+    """Bring a deadline forward, never back."""
+    soonest = asyncio.get_running_loop().time() + seconds
+    now = limit.when()
+    limit.reschedule(soonest if now is None else min(now, soonest))
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _no_usage() -> Usage | None:
+    return None

@@ -1,0 +1,115 @@
+"""The worker's environment."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, field_validator
+
+from dataplane.mesh.address import AddressField, UnixAddress
+from dataplane.mesh.settings import SidecarSettings
+from dataplane.protocol import cbor
+from dataplane.worker.pool import POOL_NAME
+from dataplane.worker.vllm_engine import VllmOptions
+
+DEFAULT_SOCKET: Final = "/run/mrgc/worker.sock"
+DEFAULT_MAX_QUEUE: Final = 64
+"""Requests that may wait beyond those that run: at 256 running sequences, a quarter of a batch. More would only
+time out here instead of running elsewhere."""
+
+MIN_KV_BYTES: Final = 16 * 1024 * 1024
+
+
+class WorkerSettings(SidecarSettings):
+    """What the GPU worker reads."""
+
+    worker_listen_address: AddressField = Field(
+        default=UnixAddress(DEFAULT_SOCKET), description="a Unix socket's address, unix:/path"
+    )
+    fsx_mount_point: Path = Field(default=Path("/fsx"), description="the model store's mount point, an absolute path")
+    default_model_pool: str = Field(description="the name of a folder below $FSX_MOUNT_POINT/models")
+    gpu_memory_utilization: float = Field(
+        default=0.90,
+        gt=0,
+        le=1,
+        description="the part of each GPU's memory that the engine may use, above 0 and up to 1",
+    )
+    max_loaded_pools: int = Field(default=1, ge=1, le=64, description="how many pools may be in memory, 1 to 64")
+    max_queue: int = Field(
+        default=DEFAULT_MAX_QUEUE,
+        ge=0,
+        le=65_536,
+        description="requests that may wait beyond those running, 0 to 65536",
+    )
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="requests that run at once, 1 to 4096; the engine's own choice if unset"
+    )
+    max_model_len: Annotated[int, Field(ge=16)] | None = Field(
+        default=None, description="tokens of context, 16 or more; the model's own if unset"
+    )
+    kv_cache_memory_bytes: Annotated[int, Field(ge=MIN_KV_BYTES)] | None = Field(
+        default=None, description=f"bytes of KV cache, {MIN_KV_BYTES} or more; from GPU_MEMORY_UTILIZATION if unset"
+    )
+    enforce_eager: bool = Field(default=False, description="true to run without compiled graphs, or false")
+    tpm: Literal["nitro", "none"] = Field(
+        default="none", description="nitro to prove the host by its NitroTPM (assurance level 2), or none"
+    )
+
+    @field_validator("worker_listen_address")
+    @classmethod
+    def _unix_only(cls, value: object) -> object:
+        if not isinstance(value, UnixAddress):
+            # A worker without a network has one door, and the file system says who may knock.
+            raise ValueError("the GPU worker listens on a Unix socket only")  # noqa: TRY004 - pydantic wants ValueError
+        return value
+
+    @field_validator("fsx_mount_point")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if not value.is_absolute():
+            raise ValueError("the path must be absolute")
+        return value
+
+    @field_validator("default_model_pool")
+    @classmethod
+    def _pool_name(cls, value: str) -> str:
+        if POOL_NAME.fullmatch(value) is None:
+            raise ValueError("a pool's name has up to 128 letters, digits, dots, dashes and underscores")
+        return value
+
+    def vllm_options(self, *, one_process: bool = False) -> VllmOptions:
+        """The host's part of the engine's options."""
+        return VllmOptions(
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_cache_memory_bytes=self.kv_cache_memory_bytes,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            enforce_eager=self.enforce_eager,
+            one_process=one_process,
+        )
+
+
+def config_digest(settings: WorkerSettings, *, engine: str, version: str) -> bytes:
+    """SHA-256 over what shapes this worker's answers, as deterministic CBOR: the binding's configuration digest.
+
+    Engine and version, the model store and default pool, and the limits. Not the models themselves: each answer
+    names its own by `model_digest`.
+    """
+    fields = settings.model_dump(
+        include={
+            "fsx_mount_point",
+            "default_model_pool",
+            "gpu_memory_utilization",
+            "max_loaded_pools",
+            "max_queue",
+            "max_num_seqs",
+            "max_model_len",
+            "kv_cache_memory_bytes",
+            "enforce_eager",
+            "tpm",
+        },
+        mode="json",
+    )
+    return hashlib.sha256(cbor.encode(fields | {"engine": engine, "version": version})).digest()
