@@ -82,16 +82,25 @@ class LinkStream:
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let written bytes leave, then close; aborts when the peer does not take them within `timeout_s`."""
         self._writer.close()
+        # In a task of its own, because `wait_closed` awaits the protocol's one future, and a timeout around it would
+        # cancel that future for everyone who waits on it later. The task ends one turn of the loop after `abort`.
+        gone = asyncio.create_task(self._gone())
         try:
-            with contextlib.suppress(OSError):  # TimeoutError is one
-                async with asyncio.timeout(timeout_s):
-                    await self._writer.wait_closed()
+            await asyncio.wait({gone}, timeout=timeout_s)
         finally:
             self.abort()
+        await asyncio.wait({gone})
+
+    async def _gone(self) -> None:
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     def abort(self) -> None:
         """Drop the connection now, with what has not left yet."""
-        self._writer.transport.abort()
+        # A transport that flushed its last bytes after `close` has let go of its loop, and CPython 3.11's abort()
+        # then fails with AttributeError instead of doing nothing.
+        with contextlib.suppress(AttributeError):
+            self._writer.transport.abort()
 
     def _check_end(self) -> None:
         """Raise `LinkError` unless the stream may end here."""

@@ -105,7 +105,8 @@ class HopHead:
     def decode(cls, data: bytes) -> Self:
         """Read the first frame's data; `OpenError` if it is no head."""
         fields = opened_map(data, "hop head", {"status", "content_type", "engine", "model_digest"})
-        if fields["engine"] not in ENGINES or not is_text(fields["model_digest"], MAX_SHORT_TEXT):
+        engine = fields["engine"]
+        if not isinstance(engine, str) or engine not in ENGINES or not is_text(fields["model_digest"], MAX_SHORT_TEXT):
             raise OpenError("the hop head needs an engine (vllm or synthetic) and a model digest")
         if not is_text(fields["content_type"], MAX_CONTENT_TYPE):
             raise OpenError("the hop head needs a content type")

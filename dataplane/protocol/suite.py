@@ -12,13 +12,13 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """A request message: the joined data of all request frames."""
 
 MAX_HEADER_BYTES: Final = 8192
-"""An encoded header. The largest legal one: 6,144 wrapped + 2,048 kms leave no room, so ARNs stay near 100 bytes."""
+"""An encoded header: 6,144 bytes of wrapped key leave 2,048 for the rest, which takes about 400."""
 
 MAX_HOP_MESSAGE_BYTES: Final = MAX_MESSAGE_BYTES + 8192
 """A hop message carries the tenant's body and, beside it, model, salt, path and trace context: under 1 KiB of text."""
 
 MAX_HOP_HEADER_BYTES: Final = 512
-"""A hop header: 16 + 16 + 32 + 48 bytes of fields, six keys and heads; 155 bytes in practice."""
+"""A hop header: 16 + 16 + 32 + 48 bytes of fields, six keys and heads; 151 bytes at most."""
 
 BODY_FACTOR: Final = 4
 """How much larger than its message a body may be. Frames that carry at least a quarter of what they occupy pass: with
