@@ -147,6 +147,12 @@ class Router:
             return False
         return True
 
+    async def abort(self) -> None:
+        """Cut every tenant's connection that is left, and wait a moment for the requests on them to let go."""
+        self._draining = self._closing = True
+        self.server.stop_listening()
+        await self.server.close_all(grace_s=ABORT_GRACE_S)
+
     async def _close(self) -> None:
         self._draining = self._closing = True
         if self._refreshing is not None:

@@ -163,6 +163,11 @@ class RouterServer(web.Server):
             raise MrgcError(_cannot_bind(host, port, error)) from None
         return int(self._listener.sockets[0].getsockname()[1])
 
+    @property
+    def listening(self) -> bool:
+        """Whether new connections are taken."""
+        return self._listener is not None
+
     def stop_listening(self) -> None:
         """Take no new connections; those there are stay."""
         if self._listener is not None:

@@ -21,6 +21,9 @@ request is seldom sent into a connection that is just being closed."""
 RETRY_AFTER_S = 1
 """What a refusal that may pass soon says in `Retry-After`: half a heartbeat of the registry."""
 
+LOOK_S = 1.0
+"""How often a reader that waits looks whether its connection is still there."""
+
 _HTTP_OK = 200
 _NO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
 
@@ -80,8 +83,7 @@ class Answer:
         """Return the next piece, or b"" at the clean end; raises `BrokenStreamError` at any other."""
         remaining_s = deadline.remaining_s
         try:
-            async with asyncio.timeout(min(idle_s, remaining_s)):
-                piece = await self._response.content.readany()
+            piece = await _read(self._response, min(idle_s, remaining_s))
         except TimeoutError:
             if remaining_s <= idle_s:
                 raise BrokenStreamError("The deadline passed in the middle of the answer.", by_host=False) from None
@@ -143,16 +145,38 @@ async def _first_piece(response: aiohttp.ClientResponse, name: str) -> bytes:
     if "chunked" not in response.headers.get("Transfer-Encoding", "").lower() and response.content_length is None:
         # Delimited by the connection's end, so a truncated answer could not be told from a whole one.
         raise _host_failed(f"Host {name} answered without saying where its answer ends.")
-    first = await response.content.readany()
+    first = await _read(response, None)
     if not first:
         raise _host_failed(f"Host {name} answered with nothing.")
     return first
 
 
+async def _read(response: aiohttp.ClientResponse, limit_s: float | None) -> bytes:
+    """Return the next piece, b"" at the end; raises `TimeoutError` after `limit_s` seconds (None: the caller times it).
+
+    When a host sends no HTTP in the middle of a body, aiohttp closes the connection and does not tell the body's
+    reader. So a reader that waits looks after its connection now and then.
+    """
+    left_s = limit_s
+    while True:
+        slice_s = LOOK_S if left_s is None else min(LOOK_S, left_s)
+        try:
+            async with asyncio.timeout(slice_s):
+                return await response.content.readany()
+        except TimeoutError:
+            connection = response.connection
+            if connection is None or connection.protocol is None or not connection.protocol.connected:
+                raise aiohttp.ClientPayloadError("the connection is gone") from None
+            if left_s is not None:
+                left_s -= slice_s
+                if left_s <= 0:
+                    raise
+
+
 async def _refusal(response: aiohttp.ClientResponse, name: str) -> AttemptError:
     body = bytearray()
     while len(body) <= MAX_PROBLEM_BYTES:
-        piece = await response.content.readany()
+        piece = await _read(response, None)
         if not piece:
             break
         body += piece

@@ -307,6 +307,12 @@ class RunningRouter:
         return await self.ask(head("GET", path, **{**plain, **headers}), admin=admin)
 
 
+def make_settings(tenants_file: Path, **changes: Any) -> RouterSettings:
+    """Settings for loopback; the tests refresh the hosts themselves."""
+    values = {"http_host": "127.0.0.1", "registry_refresh_s": 60, "drain_delay_s": 0, "drain_timeout_s": 5, **changes}
+    return RouterSettings.model_validate({"tenants_file": tenants_file, **values})
+
+
 @asynccontextmanager
 async def running(
     tmp_path: Path,
@@ -316,12 +322,7 @@ async def running(
     **settings: Any,
 ) -> AsyncIterator[RunningRouter]:
     """A router in front of `parents`, named `i-0`, `i-1` and so on; `settings` change its configuration."""
-    chosen = RouterSettings(
-        tenants_file=write_tenants(tmp_path / "tenants.json", **(tenants or {})),
-        http_host="127.0.0.1",
-        registry_refresh_s=60,
-        **{"drain_delay_s": 0, "drain_timeout_s": 5, **settings},
-    )
+    chosen = make_settings(write_tenants(tmp_path / "tenants.json", **(tenants or {})), **settings)
     registry = MemoryRegistry(clock_ms=now_ms)
     for number, parent in enumerate(parents):
         await registry.put_host(record(f"i-{number}", parent.address))
