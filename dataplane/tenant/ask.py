@@ -29,15 +29,18 @@ class Answer:
     model: str
     attempts: int
     request_id: str
+    fingerprint: str
+    """The engine's `system_fingerprint`, from inside the envelope; "" where it gives none."""
     receipt: Receipt
 
     def summary(self) -> str:
         """One line for a person."""
         receipt = self.receipt
         tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        engine = f"{self.fingerprint} " if self.fingerprint else ""
         return (
             f"{receipt.region} · {receipt.instance} · assurance {receipt.assurance} ({LEVELS[receipt.assurance]}) · "
-            f"{self.model} {receipt.model_digest} · {tries}"
+            f"{engine}{self.model} {receipt.model_digest} · {tries}"
         )
 
     def document(self) -> dict[str, Any]:
@@ -46,6 +49,7 @@ class Answer:
         return {
             "answer": self.text,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
             "request_id": self.request_id,
             "attempts": self.attempts,
             "region": receipt.region,
@@ -74,13 +78,16 @@ async def ask_question(
     if max_tokens is not None:
         request["max_tokens"] = max_tokens
     pieces: list[str] = []
+    fingerprint = ""
     async with client.infer(PATH, json.dumps(request).encode(), model=model) as response:
         if response.status != OK:
             raise await _refused(response)
         reader = EventReader()
         async for chunk in response.chunks():
             for event in reader.feed(chunk):
-                if text := printable(_delta(event)):
+                text, mark = _read_chunk(event)
+                fingerprint = fingerprint or mark
+                if text:
                     pieces.append(text)
                     if on_text is not None:
                         on_text(text)
@@ -91,6 +98,7 @@ async def ask_question(
             model=model,
             attempts=response.attempts,
             request_id=response.request_id,
+            fingerprint=fingerprint,
             receipt=response.receipt,
         )
 
@@ -100,15 +108,16 @@ def printable(text: str) -> str:
     return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable())
 
 
-def _delta(event: str) -> str:
-    """The text that one event of a chat stream adds."""
+def _read_chunk(event: str) -> tuple[str, str]:
+    """The text that one event of a chat stream adds, and the engine's fingerprint if it says one."""
     if event == "[DONE]":
-        return ""
+        return "", ""
     try:
         document = json.loads(event)
         if error := document.get("error"):
             raise OpenError(f"The engine broke off: {printable(str(error.get('message', 'no reason')))}")
-        return "".join(choice.get("delta", {}).get("content") or "" for choice in document.get("choices", []))
+        text = "".join(choice.get("delta", {}).get("content") or "" for choice in document.get("choices", []))
+        return printable(text), printable(str(document.get("system_fingerprint") or ""))
     except (ValueError, AttributeError, TypeError):
         raise OpenError("The answer has an event that is no chat chunk; check the model pool.") from None
 

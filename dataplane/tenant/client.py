@@ -259,8 +259,10 @@ class TenantClient:
 
         try:
             return await self._attempts(call.deadline, counted)
-        except BaseException:
+        except BaseException as error:
             self.counts.failed += 1
+            if isinstance(error, RequestError):
+                call.span.set_attribute(names.PROBLEM, error.code)
             raise
 
     async def _attempts(self, deadline: Deadline, attempt: Callable[[int], Awaitable[T]]) -> T:

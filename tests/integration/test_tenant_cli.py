@@ -104,7 +104,7 @@ async def test_ask_prints_the_answer_and_who_gave_it(tmp_path: Path) -> None:
     async with stack(tmp_path, chatty("open", " \x1b[2J", "sesame")) as path:
         code, out, err = await mrgc("ask", "the door?", "--cluster", str(path), "--tenant", TENANT)
     assert (code, out) == (0, "open [2Jsesame\n"), "the answer alone, and nothing that steers a terminal"
-    for fact in ("us-east-1", "i-0123456789abcdef0", "assurance 0 (mock)", "sha256:abab", "1 attempt"):
+    for fact in ("us-east-1", "i-0123456789abcdef0", "assurance 0 (mock)", "synthetic-1 tiny sha256:abab", "1 attempt"):
         assert fact in err, f"{fact} is told beside it"
 
 

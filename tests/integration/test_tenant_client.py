@@ -332,3 +332,17 @@ async def test_one_trace_covers_key_seal_and_open_and_says_nothing_secret() -> N
     text = "".join(span.to_json() for span in finished.values())
     assert "sesame" not in text, "no prompt in a span"
     assert API_KEY not in text, "no API key in a span"
+
+
+async def test_a_failed_request_names_its_problem_in_the_trace() -> None:
+    spans = InMemorySpanExporter()
+    telemetry = Telemetry.from_environment("tenant", environ={})
+    telemetry._provider.add_span_processor(SimpleSpanProcessor(spans))
+    cluster = FakeCluster(otherwise=lambda _: Refuse(ProblemError("kms-denied", "Refused.")))
+    async with running(cluster), cluster.client(telemetry=telemetry) as client:
+        with pytest.raises(RequestError):
+            await collect(client)
+    (request,) = (span for span in spans.get_finished_spans() if span.name == names.TENANT_REQUEST)
+    assert request.attributes is not None, "the span has attributes"
+    assert request.attributes[names.PROBLEM] == "kms-denied", "the code, and no sentence"
+    assert not request.status.is_ok, "it failed"

@@ -253,6 +253,7 @@ def chat_events(*words: str, done: bool = True) -> tuple[bytes, ...]:
             "object": "chat.completion.chunk",
             "created": 1,
             "model": "tiny",
+            "system_fingerprint": "synthetic-1",
             "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
         }
         for word in words
