@@ -88,7 +88,7 @@ class RequestBody:
             async with self._lock:
                 if self._kept is not None and position < len(self._kept):
                     continue
-                if self.complete:
+                if self.complete and self.fault is None:
                     return
                 piece = await self._next()
             if not piece:
