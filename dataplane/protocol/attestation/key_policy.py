@@ -1,8 +1,8 @@
 """The key policy of a tenant's KMS key: who manages it, who wraps data keys, and which enclaves may unwrap them.
 
 Source: KMS developer guide, "AWS KMS condition keys for attested platforms" and "kms:EncryptionContext". An `Allow`
-that names `kms:RecipientAttestation` keys refuses calls without an attestation document; other statements and grants still
-count, so this is the whole policy and grants none.
+that names `kms:RecipientAttestation` keys refuses calls without an attestation document; other statements and grants
+still count, so this is the whole policy and grants none.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def tenant_key_policy(
     """Return the policy document as plain values, ready for `json.dumps`.
 
     `pcrs` is one measurement or several (old and new image during a roll-out), each naming PCR0, PCR1 and PCR2, and
-    PCR8 where the image is signed, as 48 bytes or 96 hex digits. The encryption context must be exactly the protocol's three
-    keys; with `tenant_id` its `mrgc:tenant` must be that tenant. Raises `KeyPolicyError`.
+    PCR8 where the image is signed, as 48 bytes or 96 hex digits. The encryption context must be exactly the
+    protocol's three keys; with `tenant_id` its `mrgc:tenant` must be that tenant. Raises `KeyPolicyError`.
     """
     for arn in (tenant_admin_arn, tenant_principal_arn, platform_role_arn):
         if not _ARN.fullmatch(arn):
