@@ -189,12 +189,12 @@ class Enclave:
         )
         self.kms = HeldKms()
         self.worker = HopWorker()
-        self.credentials = RelayedCredentials(clock_ms=self.now_ms)
+        self.credentials = options.pop("credentials", None) or RelayedCredentials(clock_ms=self.now_ms)
         self.server = EnclaveServer(
             address=self.address,
             nsm=self.nsm,
             identity=read_identity(self.nsm),
-            kms=self.kms,
+            kms=options.pop("decryptor", self.kms),
             credentials=self.credentials,
             telemetry=Telemetry.relayed("enclave", region="us-east-1"),
             clock_ms=self.now_ms,
