@@ -46,7 +46,7 @@ format: $(SETUP_STAMP)  ## Rewrite the code in the project's format
 	@$(BIN)/ruff format .
 
 bench: $(SETUP_STAMP)  ## Measure sealing, the whole path beside the engine alone, KMS calls and memory
-	@$(BIN)/python benchmarks/dataplane.py
+	@$(BIN)/python benchmarks/whole_path.py
 
 enclave-image: $(SETUP_STAMP)  ## Build the enclave image and measurements.json (needs Docker and nitro-cli)
 	@$(BIN)/python -m dataplane.enclave.build
