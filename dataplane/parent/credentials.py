@@ -20,7 +20,11 @@ from dataplane.protocol.errors import MrgcError
 FETCH_TIMEOUT_S = 10.0
 """botocore tries IMDS once with 1 s to connect and read; a refresh behind a role chain takes a few calls."""
 CHECK_S = 20.0
-"""Between two looks at the chain; botocore itself renews from 15 minutes before the end."""
+"""Between two looks at the chain; botocore itself renews from 15 minutes before the end.
+
+Credentials that the metadata service gives with less than 12 to 20 minutes left get an end that much from now
+(botocore's InstanceMetadataFetcher does so, for a service that is late), so `expires_ms` may then lie after the real
+end. botocore asks again within 5 minutes, and new credentials reach the enclave at the next look."""
 UNLIMITED_S = 3600
 """What credentials without an end (keys from the environment) are handed over for; they are renewed like others."""
 RENEW_BEFORE_S = 300
