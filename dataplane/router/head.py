@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from dataplane.protocol.affinity import parse_affinity
 from dataplane.protocol.errors import ProblemError
+from dataplane.protocol.suite import MAX_BODY_BYTES
 
-MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""Longest envelope that is passed on. The message may be 1 MiB: 64 frames of 16 KiB. With the largest padding (4,096)
-each frame's 4 + 16,384 bytes become 20,480, and 5 + 16 more with flag, length and tag: 64 * 20,501 = 1,312,064 bytes,
-plus 8,192 of header. 2 MiB leaves room for smaller frames; the enclave enforces the message's own limit."""
+MAX_REQUEST_BYTES = MAX_BODY_BYTES
+"""Longest envelope that is passed on: what parent and enclave accept too (dataplane/protocol/suite.py)."""
 
 MAX_IDENTIFIER = 128
 """Longest tenant, model pool and request id, in characters (docs/protocol.md)."""
@@ -25,9 +25,6 @@ MAX_ARN = 2048
 
 MAX_API_KEY = 512
 """Longest API key that is hashed; ours have 43 characters, and this bounds the work of a guess."""
-
-MAX_TAGS = 16
-"""Most affinity tags of a request (docs/protocol.md, "Affinity without plaintext")."""
 
 CONTENT_TYPE = "application/octet-stream"
 """Media type of an envelope."""
@@ -51,7 +48,6 @@ _WANTED = frozenset(
     }
 )
 
-_TAG = re.compile(r"[0-9a-f]{16}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
@@ -154,7 +150,7 @@ def read_route(fields: Mapping[str, str]) -> RouteRequest:
         kms=_identifier(fields, "X-KMS-Key-ARN", MAX_ARN),
         request_id=read_request_id(fields),
         deadline=fields.get("x-deadline-ms"),
-        affinity=_affinity(fields.get("x-mrgc-affinity")),
+        affinity=tuple(parse_affinity(fields.get("x-mrgc-affinity"))),
         traceparent=read_traceparent(fields),
         framing=read_framing(fields),
     )
@@ -207,15 +203,6 @@ def _identifier(fields: Mapping[str, str], header: str, limit: int) -> str:
     if len(value) > limit:
         raise ProblemError("header-mismatch", f"{header} has {len(value)} characters; the most is {limit}.")
     return value
-
-
-def _affinity(text: str | None) -> tuple[str, ...]:
-    if not text:
-        return ()
-    tags = tuple(tag.strip() for tag in text.split(","))
-    if len(tags) > MAX_TAGS or not all(_TAG.fullmatch(tag) for tag in tags):
-        raise _malformed(f"X-MRGC-Affinity must be at most {MAX_TAGS} tags of 16 lower-case hex digits, by commas.")
-    return tags
 
 
 def _malformed(sentence: str) -> ProblemError:

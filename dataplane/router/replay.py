@@ -13,8 +13,8 @@ from dataplane.protocol.errors import ProblemError
 from dataplane.router.head import MAX_REQUEST_BYTES
 
 REPLAY_TOTAL_BYTES = 64 * 1024 * 1024
-"""Bytes kept for retries in the whole process: 32 requests of the largest size (2 MiB), or 16,384 of the usual 4 KiB.
-A request that finds no room is passed on all the same, and just can't be tried again."""
+"""Bytes kept for retries in the whole process: 15 requests of the largest size (4,268,062 bytes), or 16,384 of the
+usual 4 KiB. A request that finds no room is passed on all the same, and just can't be tried again."""
 
 BODY_IDLE_S = 15.0
 """Longest pause within a body: a 64 KiB piece needs less at 40 kbit/s; longer, and a slow writer holds a host."""

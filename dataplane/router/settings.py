@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from dataplane.mesh.settings import Port, SidecarSettings
 from dataplane.registry.dynamodb import TABLE
+from dataplane.router.replay import BODY_IDLE_S, REPLAY_TOTAL_BYTES
 
 
 class RouterSettings(SidecarSettings):
@@ -30,13 +31,13 @@ class RouterSettings(SidecarSettings):
     max_connections: int = Field(10_000, ge=1, le=1_000_000, description="connections at once, 1 to 1000000")
     max_attempts: int = Field(3, ge=1, le=10, description="hosts tried for one request, 1 to 10")
     replay_total_bytes: int = Field(
-        64 * 1024 * 1024, ge=0, description="bytes kept for retries by all requests together"
+        REPLAY_TOTAL_BYTES, ge=0, description="bytes kept for retries by all requests together"
     )
     connect_timeout_s: float = Field(2.0, gt=0, le=60, description="seconds to connect to a host, over 0 to 60")
     first_byte_timeout_s: float = Field(60.0, gt=0, le=600, description="seconds to a host's first byte, to 600")
     stream_idle_s: float = Field(60.0, gt=0, le=600, description="seconds between two pieces of an answer, to 600")
     write_stall_s: float = Field(60.0, gt=0, le=600, description="seconds a tenant may take no bytes, to 600")
-    body_idle_s: float = Field(15.0, gt=0, le=600, description="seconds between two pieces of a body, to 600")
+    body_idle_s: float = Field(BODY_IDLE_S, gt=0, le=600, description="seconds between two pieces of a body, to 600")
     drain_delay_s: float = Field(
         5.0, ge=0, le=300, description="seconds of serving on with health false, less than DRAIN_TIMEOUT_S"
     )

@@ -287,6 +287,22 @@ async def test_a_body_that_was_not_kept_is_not_tried_again(tmp_path: Path) -> No
         assert b'mrgc_router_retries_refused_total{reason="body"} 1.0' in page.body, "and the reason is counted"
 
 
+async def test_retries_stop_when_the_budget_is_spent(tmp_path: Path) -> None:
+    # Refusals of full hosts open no breaker, so only the budget can end the retries.
+    async with (
+        FakeParent(problem(429, "overloaded")) as one,
+        FakeParent(problem(429, "overloaded")) as two,
+        running(tmp_path, one, two) as router,
+    ):
+        attempts = [int((await router.infer()).headers["x-mrgc-attempts"]) for _ in range(60)]
+        assert attempts[0] == 2, "at first every request is tried on the other host too"
+        assert 1 in attempts, "then the budget of retries is spent"
+        retries = sum(attempts) - len(attempts)
+        assert retries < len(attempts), "and retries no longer double the load on hosts that are full"
+        page = (await router.get("/metrics", admin=True)).body
+        assert b'mrgc_router_retries_refused_total{reason="budget"}' in page, "which is counted"
+
+
 async def test_a_host_that_keeps_failing_is_left_alone_and_health_follows(tmp_path: Path) -> None:
     async with FakeParent(fail_plainly) as bad, running(tmp_path, bad) as router:
         for _ in range(5):

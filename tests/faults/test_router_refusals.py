@@ -58,8 +58,6 @@ async def test_a_good_request_passes_unchanged_and_its_answer_comes_back(tmp_pat
         ({"content_encoding": "gzip"}, 400, "malformed-envelope", "Content-Encoding"),
         ({"x_deadline_ms": "soon"}, 400, "malformed-envelope", "whole number of milliseconds"),
         ({"x_deadline_ms": "0"}, 504, "deadline-exceeded", "no time was left"),
-        ({"x_mrgc_affinity": "nothex"}, 400, "malformed-envelope", "16 tags"),
-        ({"x_mrgc_affinity": ",".join(["0" * 16] * 17)}, 400, "malformed-envelope", "16 tags"),
         ({"x_request_id": "r" * 129}, 400, "malformed-envelope", "129 characters"),
         ({"expect": "a miracle"}, 400, "malformed-envelope", "Expect is"),
         ({"upgrade": "h2c"}, 400, "malformed-envelope", "Upgrade is not supported"),

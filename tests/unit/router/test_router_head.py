@@ -95,6 +95,8 @@ def test_affinity_tags_are_read_in_order() -> None:
     tags = [f"{n:016x}" for n in range(16)]
     fields = read_fields([*GOOD, (b"X-MRGC-Affinity", ", ".join(tags).encode())])
     assert read_route(fields).affinity == tuple(tags), "from the shortest prefix to the longest"
+    for bad in (b"nothex", b"0" * 17, ",".join([*tags, tags[0]]).encode()):
+        assert read_route(read_fields([*GOOD, (b"X-MRGC-Affinity", bad)])).affinity == (), "a bad hint is no hint"
 
 
 def test_text_beyond_ascii_is_text_and_control_characters_are_not() -> None:

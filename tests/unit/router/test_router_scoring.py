@@ -254,6 +254,7 @@ def test_a_host_that_fails_fast_does_not_attract_traffic() -> None:
         flight.end()
     assert sent["i-0"] < 0.1 * 400, f"it is asked now and then, and no more: {sent}"
     clock.now += 60
+    table.refresh([record(f"i-{n}", f"http://10.0.0.{n}", reported_ms=clock.ms()) for n in range(4)])
     for busy in ("i-1", "i-2", "i-3"):
         table.begin(busy)
     best = max(table.candidates("tiny"), key=lambda c: c.score)
