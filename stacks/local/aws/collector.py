@@ -8,6 +8,7 @@ request: the spans are counted as dropped, the sender is told by OTLP's partial 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -146,5 +147,6 @@ def _write(path: Path, text: str) -> None:
             while data:
                 data = data[file.write(data) :]
         except OSError:
-            file.truncate(end)
+            with contextlib.suppress(OSError):
+                file.truncate(end)
             raise
