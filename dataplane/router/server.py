@@ -7,6 +7,7 @@ bare line feeds. Its refusals are turned into problem documents here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,7 @@ MAX_LINE_BYTES = 8_190
 
 MAX_HEADERS = 64
 """Most header fields: a tenant sends about a dozen, proxies on the way a few more. With `MAX_LINE_BYTES` a head is at
-most 512 KiB, and in practice aiohttp refuses long before."""
+most 512 KiB."""
 
 KEEPALIVE_S = 75.0
 """How long a connection may be silent between requests, and take to send its first head."""
@@ -195,5 +196,5 @@ class RouterServer(web.Server):
 
 
 def _cannot_bind(host: str, port: int, error: OSError) -> str:
-    reason = "it is in use" if error.errno == 98 else (error.strerror or type(error).__name__)  # noqa: PLR2004 - EADDRINUSE
+    reason = "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or type(error).__name__)
     return f"The router can't listen on {host}:{port} ({reason}); free the port or set another one."

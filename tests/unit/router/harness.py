@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -271,8 +272,9 @@ def head(method: str = "POST", path: str = "/inference", /, **headers: str | Non
 class RunningRouter:
     """A router and what reaches it."""
 
-    def __init__(self, router: Router, registry: MemoryRegistry) -> None:
+    def __init__(self, router: Router, registry: MemoryRegistry, trust: ssl.SSLContext | None) -> None:
         self.router = router
+        self.trust = trust
         self.registry = registry
 
     async def put(self, *records: HostRecord) -> None:
@@ -287,7 +289,8 @@ class RunningRouter:
     @asynccontextmanager
     async def client(self, *, admin: bool = False, limit: int = 2**16) -> AsyncIterator[Client]:
         port = self.router.admin_port if admin else self.router.port
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
+        tls = None if admin else self.trust
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit, ssl=tls)
         client = Client(reader, writer)
         try:
             yield client
@@ -319,17 +322,22 @@ async def running(
     *parents: FakeParent,
     tenants: dict[str, Any] | None = None,
     randrange: Callable[[int], int] | None = None,
+    telemetry: Telemetry | None = None,
+    trust: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningRouter]:
-    """A router in front of `parents`, named `i-0`, `i-1` and so on; `settings` change its configuration."""
+    """A router in front of `parents`, named `i-0`, `i-1` and so on; `settings` change its configuration.
+
+    With `trust` the clients speak TLS and trust what it trusts; `settings` must name the router's certificate then.
+    """
     chosen = make_settings(write_tenants(tmp_path / "tenants.json", **(tenants or {})), **settings)
     registry = MemoryRegistry(clock_ms=now_ms)
     for number, parent in enumerate(parents):
         await registry.put_host(record(f"i-{number}", parent.address))
-    telemetry = Telemetry.from_environment("router", environ={})
+    telemetry = telemetry or Telemetry.from_environment("router", environ={})
     more: dict[str, Any] = {} if randrange is None else {"randrange": randrange}
     async with Router(chosen, registry=registry, telemetry=telemetry, port=0, admin_port=0, **more) as router:
-        yield RunningRouter(router, registry)
+        yield RunningRouter(router, registry, trust)
         await eventually(lambda: router.admission.in_flight == 0, "every request was counted out")
         assert router.store.used == 0, "every byte kept for a retry was given back"
         assert router.limits.in_flight("tenant-a") == 0, "the tenant's requests were counted out"
