@@ -16,7 +16,8 @@ from dataplane.protocol.errors import MrgcError
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 IMAGE = ("dataplane/enclave", "dataplane/protocol", "dataplane/mesh", "observability", "stacks/local/enclave")
-"""PCR0: everything that the enclave's process is made of. A path may be a folder, a module, or not be there."""
+"""PCR0: the project's code that runs in the enclave, the local stack's entry point included, the software NSM not (a
+genuine one is outside of the image). A path may be a folder, a module, or not be there."""
 
 BOOT = ("pyproject.toml", "uv.lock")
 """PCR1: in place of the kernel, what fixes the interpreter's and the libraries' versions."""
