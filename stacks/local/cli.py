@@ -112,7 +112,8 @@ def down(*, directory: Directory = DEFAULT_DIRECTORY) -> None:
         pids = ", ".join(map(str, left.strays or (left.supervisor,)))
         raise failed(MrgcError(f"Processes {pids} would not end; end them by hand."))
     extra = f" {len(swept)} that nobody watched any more were killed." if swept else ""
-    console.print(f"Stopped {len(found.processes)} processes.{extra}", soft_wrap=True)
+    stopped = sum(1 for process in found.processes if process.state == "running")
+    console.print(f"Stopped {stopped} processes.{extra}", soft_wrap=True)
 
 
 @app.command()

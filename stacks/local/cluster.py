@@ -162,8 +162,10 @@ class Cluster:
             except* MrgcError as errors:
                 raise _first(errors) from None
             provisioned = provisioning.result()
-        with self._events.stage("routers", "routers ready, accelerator sees them healthy", total=len(plan.regions)):
-            await self._wait_front(plan)
+        with self._events.stage(
+            "routers", "routers ready, accelerator sees them healthy", total=len(plan.regions)
+        ) as progress:
+            await self._wait_front(plan, progress)
         draft = layout.cluster_file.with_name("cluster.draft.json")
         self._describe(draft, plan, prepared, provisioned)
         with self._events.stage("probe", "one sealed request a region", total=len(plan.regions)) as progress:
@@ -210,14 +212,17 @@ class Cluster:
 
     async def _start_front(self, plan: Plan, provisioning: asyncio.Task[Provisioned]) -> None:
         await asyncio.shield(provisioning)
-        for spec in (plan.tap, *(region.router for region in plan.regions), plan.accelerator, plan.console):
+        for spec in (plan.tap, plan.console, *(region.router for region in plan.regions)):
             if spec is not None:
                 await self._start(spec)
 
-    async def _wait_front(self, plan: Plan) -> None:
+    async def _wait_front(self, plan: Plan, progress: Callable[[], None]) -> None:
         for region in plan.regions:
             url = f"https://127.0.0.1:{region.port}"
             await wait_for(partial(router_ready, url), STEP_TIMEOUT_S, f"the router of {region.name} is ready")
+            progress()
+        # Its first check comes at once and the next seconds later: started earlier, it would see nobody ready.
+        await self._start(plan.accelerator)
         admin = f"http://127.0.0.1:{plan.admin_port}"
         await wait_for(partial(accelerator_healthy, admin), STEP_TIMEOUT_S, "the accelerator sees every router healthy")
 
