@@ -20,6 +20,7 @@ from dataplane.enclave.checks import check_assurance, check_header, read_message
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound
 from dataplane.enclave.keyring import Keyring
+from dataplane.enclave.kms import decrypt_target
 from dataplane.enclave.memory import ByteBudget, Reservation
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
@@ -107,6 +108,9 @@ class Inference:
         try:
             with self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening:
                 header, worker = await self._open(reservation, opening)
+            span.set_attributes(
+                {names.TENANT: header.tenant, names.MODEL_POOL: header.model, names.ASSURANCE: self._level}
+            )
             answer = self._answer = Answer(self._link, self._opener, monotonic=self._state.monotonic)
             try:
                 request = read_message(self._opener.message() or b"")
@@ -179,7 +183,8 @@ class Inference:
         return worker
 
     async def _fetch_key(self, header: RequestHeader, parent: Span) -> bytes:
-        with self._state.telemetry.span(names.KMS_DECRYPT, parent=parent):
+        region, _ = decrypt_target(header.kms, own_region=self._state.identity.region)
+        with self._state.telemetry.span(names.KMS_DECRYPT, parent=parent, attributes={names.KMS_REGION: region}):
             return await self._inbound.during(
                 self._state.keyring.fetch(
                     kms=header.kms, context=header.context, wrapped=header.wrapped, expires_s=header.expires_s

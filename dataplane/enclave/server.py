@@ -207,7 +207,6 @@ class EnclaveServer:
         with self._telemetry.span(
             names.ENCLAVE_REQUEST,
             traceparent=traceparent if isinstance(traceparent, str) else None,
-            attributes={names.ASSURANCE: self.state.level},
         ) as span:
             try:
                 async with asyncio.timeout(limit_s):

@@ -119,6 +119,8 @@ async def test_spans_tell_the_steps_and_no_secret(running: Enclave) -> None:
     assert {s.trace_id.hex() for s in spans} == {TRACEPARENT.split("-")[1]}, "all in the caller's trace"
     root = next(s for s in spans if s.name == names.ENCLAVE_REQUEST)
     assert root.parent_span_id.hex() == TRACEPARENT.split("-")[2], "below the caller's span"
+    said = {attribute.key: attribute.value.string_value for attribute in root.attributes}
+    assert said[names.TENANT] == "tenant-a", "who asked, once the message has authenticated"
     assert b"secret" not in outcome.spans, "no prompt in any attribute"
     assert running.worker.seen[0].traceparent is not None, "the worker's span can hang below ours"
     assert TRACEPARENT.split("-")[1] in running.worker.seen[0].traceparent, "in the same trace"
