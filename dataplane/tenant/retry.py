@@ -13,11 +13,12 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 class RetryPolicy:
     """Exponential backoff with jitter.
 
-    Eight attempts wait 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 2 + 2 = 7.1 s at most and half of it at least: longer than
-    an accelerator needs to notice that a region's load balancer has no healthy router.
+    Seventeen attempts wait 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 11 * 2 = 25.1 s at most and half of it, 12.55 s, at least:
+    longer than the 12 s after which a load balancer has noticed that a region has no router (a check just before it
+    died, two failed ones 5 s apart, 2 s for the last to time out), and the accelerator sends elsewhere.
     """
 
-    max_attempts: int = 8
+    max_attempts: int = 17
     base_s: float = 0.1
     cap_s: float = 2.0
 
