@@ -27,7 +27,7 @@ from stacks.local.files import write_json
 from stacks.local.layout import PROJECT_ROOT, Layout, make_layout
 from stacks.local.options import ClusterOptions
 from stacks.local.plan import HostPlan, Plan, Secrets, accelerator_settings, make_plan, ports_needed
-from stacks.local.ports import free_ports, holder, is_free
+from stacks.local.ports import HeldPorts, holder, is_free
 from stacks.local.procfs import start_ticks
 from stacks.local.provision import Prepared, Provisioned, create, prepare
 from stacks.local.readiness import (
@@ -91,6 +91,7 @@ class Cluster:
         self._events = events
         self._supervisor = Supervisor(cluster=self.id, on_exit=self._exited)
         self._plan: Plan | None = None
+        self._ports: HeldPorts | None = None
         self._crash: asyncio.Future[Child] | None = None
         self._ready = False
         self._error: str | None = None
@@ -175,10 +176,12 @@ class Cluster:
         draft.replace(layout.cluster_file)
 
     def _lay_out(self, prepared: Prepared) -> Plan:
+        # One more, in case the endpoint's is among them.
+        ports = self._ports = HeldPorts(ports_needed(self._options) + 1)
         return make_plan(
             self._options,
             self._layout,
-            ports=[p for p in free_ports(ports_needed(self._options) + 1) if p != self._options.port],
+            ports=[port for port in ports.numbers if port != self._options.port],
             python=sys.executable,
             engine_python=str(ENGINE_PYTHON),
             pcrs=prepared.pcrs,
@@ -275,6 +278,8 @@ class Cluster:
             for path in (self._layout.cluster_file, self._layout.cluster_file.with_name("cluster.draft.json")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._layout.run, ignore_errors=True)
+            if self._ports is not None:
+                self._ports.close()
         self._events.emit("stopped", swept=left, error=self._error)
 
 

@@ -219,7 +219,7 @@ class _Builder:
         )
 
     def _tap(self, regions: tuple[RegionPlan, ...]) -> ProcessSpec:
-        routes = ",".join(f"{host.tap_port}:{host.port}" for host in regions[0].hosts)
+        routes = ",".join(f"{host.tap_port}:{host.port}" for host in regions[0].hosts if host.tap_port)
         return self._process("tap", ("-m", "stacks.local.demo.tap", routes, str(self.layout.captures)), {})
 
     def _region(self, region: str) -> RegionPlan:
