@@ -72,7 +72,7 @@ def make_factory(settings: LocalWorkerSettings, environ: MutableMapping[str, str
             "max_num_seqs": settings.max_num_seqs or CPU_SEQUENCES,
         }
     )
-    return VllmFactory(options=small.vllm_options(one_process=True))
+    return VllmFactory(options=small.vllm_options(one_process=True), environ=environ)
 
 
 async def serve(settings: LocalWorkerSettings, stop: Stop) -> None:

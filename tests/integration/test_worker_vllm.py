@@ -62,14 +62,24 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def unnetworked(command: list[str]) -> list[str]:
-    """Run a command without a network, as mrgc-worker.service does, where this machine lets us."""
+LOOPBACK_UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)): systemd's PrivateNetwork has the loopback up as well."""
+
+
+def unnetworked(python: str) -> list[str]:
+    """A command that runs `python` with nothing but a loopback, as mrgc-worker.service does, where we may."""
     alone = ["unshare", "--user", "--map-root-user", "--net", "--"]
+    up = [*alone, python, "-c", LOOPBACK_UP]
     try:
-        possible = subprocess.run([*alone, "true"], check=False, capture_output=True).returncode == 0
+        possible = subprocess.run([*up, "/bin/true"], check=False, capture_output=True).returncode == 0
     except FileNotFoundError:
         possible = False
-    return [*alone, *command] if possible else command
+    return [*up, python] if possible else [python]
 
 
 def start(command: list[str], mount: Path, folder: Path) -> RunningWorker:
@@ -121,7 +131,7 @@ async def ready(worker: RunningWorker) -> None:
 @pytest.fixture(scope="module")
 def shared(engine_python: Path, mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
     """A worker that serves most tests; its network is taken away, so that everything below holds without one."""
-    worker = start(unnetworked([str(engine_python)]), mount, tmp_path_factory.mktemp("w"))
+    worker = start(unnetworked(str(engine_python)), mount, tmp_path_factory.mktemp("w"))
     try:
         asyncio.run(ready(worker))
         yield worker

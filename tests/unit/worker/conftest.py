@@ -56,7 +56,7 @@ def run_worker(tmp_path: Path, mount: Path) -> RunWorker:
 
     @asynccontextmanager
     async def run(
-        factory: EngineFactory, *, tpm: Tpm | None = None, wait: bool = True, **more: Any
+        factory: EngineFactory, *, tpm: Tpm | None = None, wait: bool = True, stop: Stop | None = None, **more: Any
     ) -> AsyncIterator[tuple[WorkerServer, WorkerClient, asyncio.Task[None]]]:
         address = UnixAddress(str(tmp_path / "w.sock"))
         fields: dict[str, Any] = {"default_model_pool": "tiny", "drain_timeout_s": 5.0} | more
@@ -68,7 +68,7 @@ def run_worker(tmp_path: Path, mount: Path) -> RunWorker:
             clock_ms=lambda: NOW_MS,
             monotonic=asyncio.get_running_loop().time,
         )
-        stop = Stop()
+        stop = stop or Stop()
         task = asyncio.create_task(server.run(address, stop))
         client = WorkerClient(address)
         try:
