@@ -43,7 +43,9 @@ class Narrator:
         """Begin a step."""
         self._step += 1
         self.console.print()
-        self.console.print(Text.assemble((f"{self._step}. {title}", "bold"), (f"  [{self.seconds:.0f} s]", "dim")))
+        self.console.print(
+            Text.assemble((f"{self._step}. {title}", "bold"), (f"  [{self.seconds:.0f} s]", "dim")), soft_wrap=True
+        )
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line as it is."""

@@ -118,7 +118,10 @@ class _Demo:
         if capture is None:
             narrator.claim("the tap recorded the request", held=False, evidence=f"no capture of {answer.request_id}")
             return
-        narrator.say("  Recorded between router and parent (TLS ends at the router, so both see exactly this):", "dim")
+        narrator.say(
+            "  Recorded between router and parent. TLS ends at the router, so both see this; the router", "dim"
+        )
+        narrator.say("  was also shown the tenant's API key, and keeps it to itself:", "dim")
         for line in capture.head.splitlines():
             narrator.say(f"    {line}")
         narrator.say(f"  then {len(capture.sealed_request)} bytes of request body:")
@@ -128,9 +131,10 @@ class _Demo:
         for line in hexdump(capture.sealed_response, HEX_ROWS):
             narrator.say(f"    {line}", "yellow")
         everything = b"".join(path.read_bytes() for path in sorted(self.layout.captures.glob("*.re*")))
-        found = leaks(everything, [*words(PROMPT), answer.text.encode()])
+        api_key = next(tenant["api_key"] for tenant in self.cluster["tenants"] if tenant["id"] == TENANT)
+        found = leaks(everything, [*words(PROMPT), answer.text.encode(), api_key.encode()])
         narrator.claim(
-            "neither the prompt, nor one of its words, nor the answer is in what they saw",
+            "neither the prompt, nor one of its words, nor the answer, nor the API key is in it",
             held=not found and len(capture.sealed_request) > len(PROMPT),
             evidence=f"{len(everything):,} recorded bytes searched" if not found else f"found {found[0]!r}",
         )
