@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError, SSLError
 
 from stacks.local.aws.principals import PrincipalsFile, new_principal
 from stacks.local.pki import create_ca, create_nsm_root, create_server_certificate
-from stacks.local.ports import free_ports
+from stacks.local.ports import HeldPorts
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ADMIN = new_principal("arn:aws:iam::111122223333:root")
@@ -36,7 +36,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     root, _ = create_nsm_root().save(tmp_path, "nsm-root")
     principals = tmp_path / "principals.json"
     PrincipalsFile(principals=(ADMIN,), role_arn=ROLE).write(principals)
-    http, https = free_ports(2)
+    held = HeldPorts(2)
+    http, https = held.numbers
+    held.close()
     return {
         "AWS_HTTP_PORT": str(http),
         "AWS_HTTPS_PORT": str(https),
