@@ -311,6 +311,9 @@ def main(arguments: list[str]) -> int:
         except MrgcError as error:
             events.emit("failed", error=str(error))
             return 1
+        except OSError as error:
+            events.emit("failed", error=f"The cluster's files in {layout.root} could not be made or read: {error}.")
+            return 1
     return 0
 
 
