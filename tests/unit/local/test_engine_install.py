@@ -114,12 +114,18 @@ def test_a_failure_names_its_step_repeats_pips_words_and_says_what_to_do(machine
         assert word in text
 
 
-def test_pytorchs_own_index_is_asked_only_for_torch(machine: Machine) -> None:
+def test_another_index_is_asked_only_for_torch_and_only_where_one_is_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.works(fails="requirements.txt", distribution="torch==2.13.0+cpu")
+    monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
+    with pytest.raises(EngineInstallError, match="set TORCH_INDEX_URL to the index of CPU wheels"):
+        machine.install()
+    monkeypatch.setenv("TORCH_INDEX_URL", "https://wheels.example/cpu")
     with pytest.raises(EngineInstallError):
         machine.install()
     pips = [call for call in machine.calls() if "requirements.txt" in call]
-    assert ["download.pytorch.org" in call for call in pips] == [False, True]
+    assert ["wheels.example" in call for call in pips] == [False, False, True], "asked last, and only when named"
 
 
 def test_a_machine_without_room_is_told_so_before_anything_is_downloaded(
