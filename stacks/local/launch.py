@@ -67,14 +67,15 @@ class Launch:
 
     def __init__(self, options: ClusterOptions, *, detach: bool) -> None:
         """Start it; raises `LaunchError` with what is in the way."""
+        root = options.directory
+        earlier = read_status(root)
+        if earlier is not None and earlier.strays:
+            # Left by a supervisor and a guard that were killed together; one of them would hold the port.
+            sweep(earlier.cluster)
         obstacle = in_the_way(options)
         if obstacle is not None:
             raise LaunchError(obstacle)
-        root = options.directory
         root.mkdir(parents=True, exist_ok=True)
-        earlier = read_status(root)
-        if earlier is not None and earlier.strays:
-            sweep(earlier.cluster)
         self._layout = Layout(root, root)
         self._layout.events_file.unlink(missing_ok=True)
         self._reader = EventReader(self._layout.events_file)
