@@ -162,7 +162,7 @@ def _install_wheels(environment: EngineEnvironment, report: Report) -> None:
         index = os.environ.get(TORCH_INDEX_VARIABLE)
         if not index:
             raise EngineInstallError(
-                f"None of pip's indexes has torch's CPU build, which the engine needs; set {TORCH_INDEX_VARIABLE} to the "
+                f"No index of pip has torch's CPU build, which the engine needs: set {TORCH_INDEX_VARIABLE} to the "
                 f"index of CPU wheels that PyTorch's installation page names, then run `make engine` again.\n  {error}"
             ) from error
         report(f"asking {TORCH_INDEX_VARIABLE} for torch")
