@@ -134,7 +134,7 @@ class _Demo:
         api_key = next(tenant["api_key"] for tenant in self.cluster["tenants"] if tenant["id"] == TENANT)
         found = leaks(everything, [*words(PROMPT), answer.text.encode(), api_key.encode()])
         narrator.claim(
-            "neither the prompt, nor one of its words, nor the answer, nor the API key is in it",
+            "what passes router and parent holds no prompt, none of its longer words, no answer, no API key",
             held=not found and len(capture.sealed_request) > len(PROMPT),
             evidence=f"{len(everything):,} recorded bytes searched" if not found else f"found {found[0]!r}",
         )
