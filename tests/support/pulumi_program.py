@@ -1,0 +1,179 @@
+"""Run Pulumi code under mocks and keep every resource as the engine would have been told of it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import yaml
+from pulumi.runtime import mocks
+from pulumi.runtime import test as drain
+from pulumi.runtime.config import set_all_config
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "mrgc"
+ACCOUNT = "123456789012"
+
+COMPUTED = (
+    "arn", "dnsName", "zoneId", "serviceName", "arnSuffix", "prefixListId", "repositoryUrl", "mountName", "url",
+    "associationDefaultRouteTableId", "bucketRegionalDomainName", "keyId", "uniqueId", "ipv6CidrBlock", "hostedZoneId",
+)  # fmt: skip
+"""Outputs that AWS computes and programs read; each mock gets all of them that it has not set itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One registered resource: `type` is its token, `inputs` plain values, `provider` the provider's URN or ''."""
+
+    urn: str
+    type: str
+    name: str
+    parent: str
+    inputs: Mapping[str, Any]
+    provider: str
+    custom: bool
+    protect: bool
+    retain_on_delete: bool
+    dependencies: tuple[str, ...]
+    ignore_changes: tuple[str, ...]
+    request: Any = field(repr=False, compare=False)
+
+
+@dataclass
+class Program:
+    """What one run registered."""
+
+    resources: list[Recorded]
+    outputs: dict[str, Any]
+
+    def of(self, type_: str) -> list[Recorded]:
+        """Resources whose type token is, or ends with, `type_` (`ec2/vpc:Vpc`)."""
+        return [one for one in self.resources if one.type == type_ or one.type.endswith(":" + type_)]
+
+    def one(self, type_: str, name: str | None = None) -> Recorded:
+        """The only resource of a type, or the one of that name."""
+        found = [one for one in self.of(type_) if name is None or one.name == name]
+        assert len(found) == 1, f"{len(found)} resources are {type_} {name or ''}: {[one.name for one in found]}"
+        return found[0]
+
+    def region(self, resource: Recorded) -> str | None:
+        """The region that a resource is created in: its own argument, or its provider's."""
+        if resource.inputs.get("region"):
+            return str(resource.inputs["region"])
+        provider = next((one for one in self.resources if one.urn == resource.provider), None)
+        return None if provider is None else str(provider.inputs.get("region"))
+
+    def __iter__(self) -> Iterator[Recorded]:
+        return iter(self.resources)
+
+
+class _Answers(mocks.Mocks):
+    def __init__(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
+        self.calls = calls
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        ident = args.name + "-" + hashlib.sha256(f"{args.typ}{args.name}".encode()).hexdigest()[:8]
+        if not args.custom and not args.typ.startswith("aws:"):
+            return "", dict(args.inputs)
+        state = {"name": args.name, **args.inputs}
+        service = args.typ.split(":")[1].split("/")[0]
+        for key in COMPUTED:
+            state.setdefault(key, f"{key}-{ident}")
+        state["arn"] = args.inputs.get("arn") or f"arn:aws:{service}:us-east-1:{ACCOUNT}:{ident}"
+        if args.typ == "aws:globalaccelerator/accelerator:Accelerator":
+            state["ipSets"] = [{"ipFamily": "IPv4", "ipAddresses": ["192.0.2.1", "192.0.2.2"]}]
+        if args.typ == "aws:ec2/vpcEndpoint:VpcEndpoint":
+            state["dnsEntries"] = [{"dnsName": f"{ident}.vpce.amazonaws.com", "hostedZoneId": "Z1"}]
+        return ident + "_id", state
+
+    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+        assert args.token in self.calls, f"the program asks AWS {args.token}, which needs credentials to preview"
+        return dict(self.calls[args.token])
+
+
+class _Monitor(mocks.MockMonitor):
+    def __init__(self, answers: mocks.Mocks) -> None:
+        super().__init__(answers)
+        self.requests: list[tuple[str, Any]] = []
+        self.outputs: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the engine's name
+        response = super().RegisterResource(request)  # type: ignore[no-untyped-call] - the SDK's mocks are untyped
+        with self._lock:
+            self.requests.append((response.urn, request))
+        return response
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the engine's name
+        if "pulumi:pulumi:Stack" in request.urn:
+            self.outputs.update(_plain(request.outputs))
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call] - as above
+
+
+def record(
+    program: Callable[[], object],
+    *,
+    stack: str = "dev",
+    config: Mapping[str, str] | None = None,
+    calls: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Program:
+    """Run `program` under mocks until nothing is pending. `config` as the engine hands it over (objects as JSON).
+
+    Asserts that no URN is registered twice, which mocks would let pass and an engine would not.
+    """
+    answers = _Answers(calls or {})
+    monitor = _Monitor(answers)
+    mocks.set_mocks(answers, project=PROJECT, stack=stack, preview=False, monitor=monitor)
+    set_all_config(dict(config or {}))
+    drain(program)()  # type: ignore[no-untyped-call] - as above
+    resources = [_recorded(urn, request) for urn, request in monitor.requests]
+    urns = [one.urn for one in resources]
+    twice = {urn for urn in urns if urns.count(urn) > 1}
+    assert not twice, f"registered twice: {twice}"
+    return Program([one for one in resources if one.type != "pulumi:pulumi:Stack"], monitor.outputs)
+
+
+def stack_config(stack: str) -> dict[str, Any]:
+    """The values of `stacks/Pulumi.<stack>.yaml` by key without its namespace, for changing in a test."""
+    text = (ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text()
+    values: dict[str, Any] = yaml.safe_load(text)["config"]
+    return {key.removeprefix(PROJECT + ":"): value for key, value in values.items() if key.startswith(PROJECT + ":")}
+
+
+def _recorded(urn: str, request: Any) -> Recorded:
+    return Recorded(
+        urn=urn,
+        type=request.type,
+        name=request.name,
+        parent=request.parent,
+        inputs=_plain(request.object),
+        provider=request.provider.rsplit("::", 1)[0] if request.provider else "",
+        custom=request.custom,
+        protect=request.protect,
+        retain_on_delete=request.retainOnDelete,
+        dependencies=tuple(request.dependencies),
+        ignore_changes=tuple(request.ignoreChanges),
+        request=request,
+    )
+
+
+def _plain(struct: Any) -> dict[str, Any]:
+    values = pulumi.runtime.rpc.deserialize_properties(struct)
+    plain: dict[str, Any] = _strip(values)
+    return plain
+
+
+def _strip(value: Any) -> Any:
+    """Numbers that are whole as int, secrets as their value."""
+    if isinstance(value, Mapping):
+        return {key: _strip(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_strip(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
