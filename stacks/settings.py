@@ -283,7 +283,11 @@ def parse(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(values, problem) for problem in error.errors())) from None
+        problems = error.errors()
+        within = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+        # A list with a wrong entry is also reported as too short; the entry's own sentence is enough.
+        told = [one for one in problems if not (one["type"] == "too_short" and one["loc"] in within)]
+        raise SettingsError("\n".join(_sentence(values, problem) for problem in told)) from None
 
 
 def load(config: pulumi.Config | None = None) -> Settings:
@@ -316,6 +320,10 @@ def _sentence(values: Mapping[str, Any], problem: Any) -> str:
         return f"{key} is not set; it is required."
     if problem["type"] == "extra_forbidden":
         return f"{key} is no setting; see stacks/settings.py for the names."
+    if problem["type"] in {"too_short", "too_long"}:
+        context = problem["ctx"]
+        bound = f"at least {context['min_length']}" if "min_length" in context else f"at most {context['max_length']}"
+        return f"{key} has {context['actual_length']}: {bound} are needed."
     value: Any = values
     for part in path:
         value = value[part]

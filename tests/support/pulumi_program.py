@@ -91,9 +91,9 @@ class _Answers(mocks.Mocks):
             state["dnsEntries"] = [{"dnsName": f"{ident}.vpce.amazonaws.com", "hostedZoneId": "Z1"}]
         return ident + "_id", state
 
-    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         assert args.token in self.calls, f"the program asks AWS {args.token}, which needs credentials to preview"
-        return dict(self.calls[args.token])
+        return dict(self.calls[args.token]), None
 
 
 class _Monitor(mocks.MockMonitor):
@@ -104,7 +104,7 @@ class _Monitor(mocks.MockMonitor):
         self._lock = threading.Lock()
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the engine's name
-        response = super().RegisterResource(request)  # type: ignore[no-untyped-call] - the SDK's mocks are untyped
+        response = super().RegisterResource(request)  # type: ignore[no-untyped-call]  # the SDK's mocks are untyped
         with self._lock:
             self.requests.append((response.urn, request))
         return response
@@ -112,7 +112,7 @@ class _Monitor(mocks.MockMonitor):
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the engine's name
         if "pulumi:pulumi:Stack" in request.urn:
             self.outputs.update(_plain(request.outputs))
-        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call] - as above
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]  # as above
 
 
 def record(
@@ -130,7 +130,7 @@ def record(
     monitor = _Monitor(answers)
     mocks.set_mocks(answers, project=PROJECT, stack=stack, preview=False, monitor=monitor)
     set_all_config(dict(config or {}))
-    drain(program)()  # type: ignore[no-untyped-call] - as above
+    drain(program)()  # type: ignore[no-untyped-call]  # as above
     resources = [_recorded(urn, request) for urn, request in monitor.requests]
     urns = [one.urn for one in resources]
     twice = {urn for urn in urns if urns.count(urn) > 1}

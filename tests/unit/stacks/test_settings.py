@@ -1,0 +1,137 @@
+"""A stack's configuration: every wrong value stops it with one sentence, before anything is planned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stacks.settings import Settings, SettingsError, parse
+from tests.support.pulumi_program import stack_config
+
+STACKS = ("dev", "staging", "prod")
+EUROPE = {
+    "name": "eu-west-1",
+    "cidr": "10.66.192.0/18",
+    "zones": ["eu-west-1a", "eu-west-1b", "eu-west-1c"],
+    "asn": 64515,
+}
+ZERO = "0" * 96
+
+
+def changed(change: Callable[[dict[str, Any]], object], stack: str = "prod") -> dict[str, Any]:
+    values = copy.deepcopy(stack_config(stack))
+    change(values)
+    return values
+
+
+def sentence(change: Callable[[dict[str, Any]], object], stack: str = "prod") -> str:
+    with pytest.raises(SettingsError) as refused:
+        parse(changed(change, stack))
+    text = str(refused.value)
+    assert "\n" not in text, "one wrong value is one sentence"
+    assert text.endswith("."), text
+    assert ".." not in text, text
+    return text
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_stack_files_are_accepted_as_they_stand(stack: str) -> None:
+    settings = parse(stack_config(stack))
+    assert settings.environment == stack
+    assert settings.region_names == ("us-east-1", "us-east-2", "us-west-2")
+
+
+def test_a_fourth_region_is_added_by_configuration_alone() -> None:
+    def add(values: dict[str, Any]) -> None:
+        values["regions"].append(EUROPE)
+        values["fleet"]["amis"]["eu-west-1"] = "ami-0a0a0a0a0a0a0a0a4"
+
+    settings = parse(changed(add))
+    assert str(settings.plans()["eu-west-1"].public[0]) == "10.66.192.0/24"
+
+
+def test_a_fourth_region_without_an_ami_is_refused() -> None:
+    said = sentence(lambda values: values["regions"].append(EUROPE))
+    assert said == "mrgc:fleet.amis: eu-west-1 has none; name an AMI for every region."
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v.pop("account"), ["mrgc:account", "not set"]),
+        (lambda v: v.update(colour="red"), ["mrgc:colour", "no setting"]),
+        (lambda v: v.update(environment="production"), ["mrgc:environment", "'production'", "'prod'"]),
+        (lambda v: v.update(account="12345"), ["mrgc:account", "'12345'"]),
+        (lambda v: v.update(regions=v["regions"][:2]), ["mrgc:regions", "at least 3"]),
+        (lambda v: v["regions"][1].update(name="us-esat-2"), ["us-esat-2"]),
+        (lambda v: v["regions"][1].update(cidr="10.66.0.0/18"), ["us-east-1 and us-east-2 overlap"]),
+        (lambda v: v["regions"][1].update(cidr="10.67.0.0/18"), ["10.67.0.0/18", "10.66.64.0/18"]),
+        (lambda v: v["regions"][1].update(cidr="10.66.64.0/17"), ["10.66.64.0/17"]),
+        (lambda v: v["regions"][1].update(asn=64512), ["ASN"]),
+        (lambda v: v["regions"][1].update(asn=1), ["mrgc:regions.1.asn", "1"]),
+        (lambda v: v["regions"][1].update(zones=["us-east-2a"]), ["mrgc:regions.1.zones", "3"]),
+        (lambda v: v["regions"][1].update(zones=["us-east-1a", "us-east-2b", "us-east-2c"]), ["'us-east-1a'"]),
+        (lambda v: v["measurements"].update(pcr0="ab12"), ["mrgc:measurements.pcr0", "'ab12'", "96 hex digits"]),
+        (lambda v: v["measurements"].update(pcr1=ZERO), ["mrgc:measurements.pcr1", "debug", "prod"]),
+        (lambda v: v["measurements"].update(eif_version="latest"), ["mrgc:measurements.eif_version", "'latest'"]),
+        (lambda v: v["images"].update(router="mrgc/router:latest"), ["mrgc:images.router", ":latest'", "digest"]),
+        (lambda v: v["fleet"].update(min=9, max=3), ["mrgc:fleet", "9", "3", "above"]),
+        (lambda v: v["fleet"].update(max=21), ["mrgc:fleet.max", "21", "20"]),
+        (lambda v: v["fleet"]["amis"].update({"us-east-1": "ami"}), ["mrgc:fleet.amis", "'ami'"]),
+        (lambda v: v["router"].update(min=13), ["mrgc:router", "13", "12"]),
+        (lambda v: v.update(models={"capacity_gib": 2000}), ["mrgc:models.capacity_gib", "2000", "2400"]),
+        (lambda v: v.update(accelerator={"dials": {"us-east-1": 101}}), ["mrgc:accelerator.dials", "101", "100"]),
+        (lambda v: v.update(accelerator={"dials": {"eu-west-1": 50}}), ["accelerator.dials", "eu-west-1"]),
+        (lambda v: v.update(lost_peerings=[["us-east-1", "us-east-1"]]), ["lost_peerings", "itself"]),
+        (lambda v: v.update(session_manager=True), ["session_manager", "level 2"]),
+        (lambda v: v.update(log_days=30), ["mrgc:log_days", "30", "90"]),
+        (lambda v: v.update(strong_regions=["us-east-1", "us-east-2", "eu-west-1"]), ["strong_regions", "eu-west-1"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(
+    change: Callable[[dict[str, Any]], object], words: list[str]
+) -> None:
+    said = sentence(change)
+    for word in words:
+        assert word in said, f"{word!r} is missing: {said}"
+
+
+def test_a_region_that_holds_data_cannot_leave() -> None:
+    def leave(values: dict[str, Any]) -> None:
+        values["regions"][2] = EUROPE
+        values["fleet"]["amis"] = dict.fromkeys(("us-east-1", "us-east-2", "eu-west-1"), "ami-0a0a0a0a0a0a0a0a1")
+
+    said = sentence(leave)
+    assert "us-west-2" in said
+    assert "holds data" in said
+    assert "data_regions" in said
+
+
+def test_strong_tables_stay_within_one_region_set() -> None:
+    def spread(values: dict[str, Any]) -> None:
+        values["regions"].append(EUROPE)
+        values["fleet"]["amis"]["eu-west-1"] = "ami-0a0a0a0a0a0a0a0a4"
+        values["strong_regions"] = ["us-east-1", "us-east-2", "eu-west-1"]
+
+    assert "region set" in sentence(spread)
+
+
+def test_dev_takes_a_debug_enclaves_measurements_and_prod_does_not() -> None:
+    values = changed(lambda v: v["measurements"].update(pcr0=ZERO), "dev")
+    assert parse(values).measurements.pcr0 == ZERO
+    assert "debug" in sentence(lambda v: v["measurements"].update(pcr0=ZERO), "staging")
+
+
+def test_two_wrong_values_are_two_sentences() -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse(changed(lambda v: (v.update(account="1"), v["fleet"].update(max=0))))
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_settings_are_frozen() -> None:
+    settings: Settings = parse(stack_config("dev"))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.environment = "prod"
