@@ -35,8 +35,33 @@ MAX_DIAL: Final = 100
 MAX_WEIGHT: Final = 255
 STRONG_REPLICAS: Final = 3
 """Strongly consistent DynamoDB global tables (MRSC) have exactly three replicas, all of one region set."""
+TEXT_KEYS: Final = frozenset({"environment", "account", "alarm_email"})
+"""Keys whose value is text as it stands; the engine hands every other over as JSON. An account is digits, and text."""
 MEASURED_ENVIRONMENTS: Final = ("staging", "prod")
 """Where a debug enclave, whose PCRs are all zero, is refused."""
+
+
+_ACCOUNT: Final = r"^[0-9]{12}$"
+_AMI: Final = r"^ami-[0-9a-f]{8,17}$"
+_DNS: Final = r"^([a-z0-9-]+\.)+[a-z]{2,}$"
+_EMAIL: Final = r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"
+_INSTANCE_TYPE: Final = r"^[a-z0-9-]+\.[a-z0-9]+$"
+_PRINCIPAL: Final = r"^arn:aws:iam::[0-9]{12}:.+$"
+_REGION: Final = r"^[a-z]{2}(-[a-z]+)+-[0-9]$"
+_RESERVATION: Final = r"^cr-[0-9a-f]{8,17}$"
+_VERSION: Final = r"^[0-9]+\.[0-9]+\.[0-9]+$"
+_WORDS: Final = {
+    _ACCOUNT: "an account is twelve digits in quotes",
+    _AMI: "an AMI's id is expected, such as ami-0123456789abcdef0",
+    _DNS: "a DNS name is expected, such as inference.example.com",
+    _EMAIL: "an e-mail address is expected",
+    _INSTANCE_TYPE: "an instance type is expected, such as g6e.2xlarge",
+    _PRINCIPAL: "the ARN of an account, a user or a role is expected",
+    _REGION: "an AWS region's name is expected, such as us-east-1",
+    _RESERVATION: "a capacity reservation's id is expected, such as cr-0123456789abcdef0",
+    _VERSION: "a version is three numbers, such as 0.1.0",
+}
+"""What each pattern is called in a sentence."""
 
 
 class SettingsError(Exception):
@@ -50,7 +75,7 @@ def _pcr(value: str) -> str:
 
 
 Pcr = Annotated[str, AfterValidator(_pcr)]
-RegionName = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
+RegionName = Annotated[str, StringConstraints(pattern=_REGION)]
 Digest = r"^[a-z0-9][a-z0-9._/-]*@sha256:[0-9a-f]{64}$"
 
 
@@ -88,7 +113,7 @@ class RegionSettings(_Section):
 class Measurements(_Section):
     """What `measurements.json` of the enclave image says; `eif_version` is the image's version (a SemVer)."""
 
-    eif_version: str = Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    eif_version: str = Field(pattern=_VERSION)
     pcr0: Pcr
     pcr1: Pcr
     pcr2: Pcr
@@ -111,10 +136,10 @@ class Images(_Section):
 class Fleet(_Section):
     """The GPU hosts of every region."""
 
-    instance_type: str = Field(default="g6e.2xlarge", pattern=r"^[a-z0-9-]+\.[a-z0-9]+$")
+    instance_type: str = Field(default="g6e.2xlarge", pattern=_INSTANCE_TYPE)
     min: int = Field(default=2, ge=1, le=20)
     max: int = Field(default=20, ge=1, le=20)
-    amis: dict[RegionName, Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-f]{8,17}$")]]
+    amis: dict[RegionName, Annotated[str, StringConstraints(pattern=_AMI)]]
     assurance_level: Literal[1, 2] = 1
     enclave_memory_mib: int = Field(default=4096, ge=512, le=65536)
     enclave_cpus: int = Field(default=2, ge=2, le=64, multiple_of=2)
@@ -122,7 +147,7 @@ class Fleet(_Section):
     on_demand_percent: int = Field(
         default=100, ge=0, le=100, description="of the hosts above the base; the rest are spot"
     )
-    reservations: dict[RegionName, Annotated[str, StringConstraints(pattern=r"^cr-[0-9a-f]{8,17}$")]] = {}
+    reservations: dict[RegionName, Annotated[str, StringConstraints(pattern=_RESERVATION)]] = {}
     """Capacity reservations by region: hosts start in them first."""
 
     @model_validator(mode="after")
@@ -151,8 +176,8 @@ class Endpoint(_Section):
     """The load balancer of every region and the PrivateLink service in front of it."""
 
     alternate_port: bool = Field(default=True, description="listen on 8080 too")
-    allowed_principals: tuple[Annotated[str, StringConstraints(pattern=r"^arn:aws:iam::[0-9]{12}:.+$")], ...] = ()
-    private_dns_name: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+\.)+[a-z]{2,}$")] | None = None
+    allowed_principals: tuple[Annotated[str, StringConstraints(pattern=_PRINCIPAL)], ...] = ()
+    private_dns_name: Annotated[str, StringConstraints(pattern=_DNS)] | None = None
 
 
 class AcceleratorSettings(_Section):
@@ -182,7 +207,7 @@ class Settings(_Section):
     """One stack's configuration."""
 
     environment: Literal["dev", "staging", "prod"]
-    account: Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
+    account: Annotated[str, StringConstraints(pattern=_ACCOUNT)]
     regions: tuple[RegionSettings, ...] = Field(min_length=STRONG_REPLICAS, max_length=MAX_REGIONS)
     data_regions: tuple[RegionName, ...] = Field(
         description="regions that hold data; a region leaves `regions` only after it has left this list"
@@ -202,7 +227,7 @@ class Settings(_Section):
     lost_peerings: tuple[tuple[RegionName, RegionName], ...] = ()
     session_manager: bool = Field(default=False, description="Session Manager endpoints; not at assurance level 2")
     log_days: Literal[90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827] = 90
-    alarm_email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$")] | None = None
+    alarm_email: Annotated[str, StringConstraints(pattern=_EMAIL)] | None = None
 
     @property
     def home(self) -> RegionSettings:
@@ -294,20 +319,15 @@ def load(config: pulumi.Config | None = None) -> Settings:
     """Settings of the stack that runs. Raises SettingsError."""
     config = config or pulumi.Config(PROJECT)
     values: dict[str, Any] = {}
-    for key, field in Settings.model_fields.items():
+    for key in Settings.model_fields:
         text = config.get(key)
         if text is None:
             continue
-        structured = not _is_text(field.annotation)
         try:
-            values[key] = config.get_object(key) if structured else text
+            values[key] = text if key in TEXT_KEYS else config.get_object(key)
         except pulumi.ConfigTypeError:
             raise SettingsError(f"{PROJECT}:{key} is {text!r}, which is not valid JSON or YAML.") from None
     return parse(values)
-
-
-def _is_text(annotation: Any) -> bool:
-    return annotation is str or "StringConstraints" in repr(annotation) or "Literal['dev'" in repr(annotation)
 
 
 def _sentence(values: Mapping[str, Any], problem: Any) -> str:
@@ -324,6 +344,9 @@ def _sentence(values: Mapping[str, Any], problem: Any) -> str:
         context = problem["ctx"]
         bound = f"at least {context['min_length']}" if "min_length" in context else f"at most {context['max_length']}"
         return f"{key} has {context['actual_length']}: {bound} are needed."
+    if problem["type"] == "string_pattern_mismatch":
+        message = _WORDS[problem["ctx"]["pattern"]]
+    message = message.removeprefix("Input should be ")
     value: Any = values
     for part in path:
         value = value[part]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -143,6 +144,11 @@ def stack_config(stack: str) -> dict[str, Any]:
     text = (ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text()
     values: dict[str, Any] = yaml.safe_load(text)["config"]
     return {key.removeprefix(PROJECT + ":"): value for key, value in values.items() if key.startswith(PROJECT + ":")}
+
+
+def as_engine_config(values: Mapping[str, Any]) -> dict[str, str]:
+    """Configuration as the engine hands it over: text as it is, everything else as JSON, keys with their namespace."""
+    return {f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
 def _recorded(urn: str, request: Any) -> Recorded:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stacks.settings import Settings, SettingsError, parse
-from tests.support.pulumi_program import stack_config
+from stacks.settings import Settings, SettingsError, load, parse
+from tests.support.pulumi_program import as_engine_config, record, stack_config
 
 STACKS = ("dev", "staging", "prod")
 EUROPE = {
@@ -135,3 +135,23 @@ def test_settings_are_frozen() -> None:
     settings: Settings = parse(stack_config("dev"))
     with pytest.raises(ValueError, match="frozen"):
         settings.environment = "prod"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_engines_configuration_is_read_as_the_stack_file_means_it(stack: str) -> None:
+    found: list[Settings] = []
+    record(lambda: found.append(load()), stack=stack, config=as_engine_config(stack_config(stack)))
+    assert found == [parse(stack_config(stack))], "JSON over the wire changed a value"
+
+
+def test_a_value_that_is_no_json_is_named() -> None:
+    config = {**as_engine_config(stack_config("dev")), "mrgc:fleet": "lots"}
+    found: list[str] = []
+
+    def program() -> None:
+        with pytest.raises(SettingsError) as refused:
+            load()
+        found.append(str(refused.value))
+
+    record(program, config=config)
+    assert found == ["mrgc:fleet is 'lots', which is not valid JSON or YAML."]
