@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +15,12 @@ from pulumi.runtime import mocks
 from pulumi.runtime import test as drain
 from pulumi.runtime.config import set_all_config
 
+from tests.support.aws_outputs import ACCOUNT, identity, outputs
+
 ROOT = Path(__file__).parents[2]
 PROJECT = "mrgc"
-ACCOUNT = "123456789012"
 
-COMPUTED = (
-    "arn", "dnsName", "zoneId", "serviceName", "arnSuffix", "prefixListId", "repositoryUrl", "mountName", "url",
-    "associationDefaultRouteTableId", "bucketRegionalDomainName", "keyId", "uniqueId", "ipv6CidrBlock", "hostedZoneId",
-)  # fmt: skip
-"""Outputs that AWS computes and programs read; each mock gets all of them that it has not set itself."""
+__all__ = ["ACCOUNT", "PROJECT", "ROOT", "Program", "Recorded", "as_engine_config", "record", "stack_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +74,11 @@ class _Answers(mocks.Mocks):
         self.calls = calls
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
-        ident = args.name + "-" + hashlib.sha256(f"{args.typ}{args.name}".encode()).hexdigest()[:8]
-        if not args.custom and not args.typ.startswith("aws:"):
+        if not args.custom:
             return "", dict(args.inputs)
-        state = {"name": args.name, **args.inputs}
-        service = args.typ.split(":")[1].split("/")[0]
-        for key in COMPUTED:
-            state.setdefault(key, f"{key}-{ident}")
-        state["arn"] = args.inputs.get("arn") or f"arn:aws:{service}:us-east-1:{ACCOUNT}:{ident}"
-        if args.typ == "aws:globalaccelerator/accelerator:Accelerator":
-            state["ipSets"] = [{"ipFamily": "IPv4", "ipAddresses": ["192.0.2.1", "192.0.2.2"]}]
-        if args.typ == "aws:ec2/vpcEndpoint:VpcEndpoint":
-            state["dnsEntries"] = [{"dnsName": f"{ident}.vpce.amazonaws.com", "hostedZoneId": "Z1"}]
-        return ident + "_id", state
+        if args.typ.startswith("pulumi:providers:"):
+            return identity(args.typ, args.name), dict(args.inputs)
+        return identity(args.typ, args.name), outputs(args.typ, args.name, args.inputs, "us-east-1")
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         assert args.token in self.calls, f"the program asks AWS {args.token}, which needs credentials to preview"

@@ -1,0 +1,36 @@
+"""What AWS would compute for a resource, made up the same way for mocks and for the provider stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+ACCOUNT = "123456789012"
+
+COMPUTED = (
+    "arnSuffix", "associationDefaultRouteTableId", "bucketRegionalDomainName", "dnsName", "endpoint", "hostedZoneId",
+    "invokeArn", "keyId", "mountName", "networkInterfaceId", "prefixListId", "qualifiedArn", "repositoryUrl",
+    "serviceName", "streamArn", "uniqueId", "url", "zoneId",
+)  # fmt: skip
+"""Outputs that programs read and no input sets; every resource gets all of them."""
+
+
+def identity(type_: str, name: str) -> str:
+    """A resource's id: the same for the same type and name."""
+    return f"{name}-{hashlib.sha256(f'{type_}::{name}'.encode()).hexdigest()[:8]}"
+
+
+def outputs(type_: str, name: str, inputs: Mapping[str, Any], region: str) -> dict[str, Any]:
+    """A resource's state after creation: its inputs, and what AWS computes."""
+    ident = identity(type_, name)
+    service = type_.split(":")[1].split("/")[0]
+    state: dict[str, Any] = {"name": name, "region": region, **inputs}
+    for key in COMPUTED:
+        state.setdefault(key, f"{key}-{ident}")
+    state.setdefault("arn", f"arn:aws:{service}:{state['region']}:{ACCOUNT}:{ident}")
+    if type_ == "aws:globalaccelerator/accelerator:Accelerator":
+        state["ipSets"] = [{"ipFamily": "IPv4", "ipAddresses": ["192.0.2.1", "192.0.2.2"]}]
+    if type_ == "aws:ec2/vpcEndpoint:VpcEndpoint":
+        state["dnsEntries"] = [{"dnsName": f"{ident}.vpce.example", "hostedZoneId": "Z1"}]
+    return state
