@@ -24,7 +24,7 @@ def identity(type_: str, name: str) -> str:
 def outputs(type_: str, name: str, inputs: Mapping[str, Any], region: str) -> dict[str, Any]:
     """A resource's state after creation: its inputs, and what AWS computes."""
     ident = identity(type_, name)
-    service = type_.split(":")[1].split("/")[0]
+    service = type_.split(":")[1].split("/", maxsplit=1)[0]
     state: dict[str, Any] = {"name": name, "region": region, **inputs}
     for key in COMPUTED:
         state.setdefault(key, f"{key}-{ident}")
