@@ -20,7 +20,7 @@ def deadline_s(fields: Mapping[str, Any]) -> float:
     """Return the seconds that an operation's `deadline_ms` leaves; raises `ProblemError` (`deadline-exceeded`)."""
     value = fields.get("deadline_ms", DEFAULT_DEADLINE_MS)
     if type(value) is not int:
-        raise ProblemError("malformed-envelope", "deadline_ms on the host link is not a whole number of ms.")
+        raise ProblemError("malformed-envelope", "The host link's deadline_ms is not a whole number of ms.")
     if value <= 0:
         raise ProblemError("deadline-exceeded", "The request's deadline had passed when it reached the enclave.")
     return min(value, MAX_DEADLINE_MS) / 1000

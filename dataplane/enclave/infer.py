@@ -26,7 +26,7 @@ from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
 from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol.envelope import RequestOpener, ResponseOpener
-from dataplane.protocol.errors import LinkError, OpenError, ProblemError
+from dataplane.protocol.errors import PROBLEMS, LinkError, OpenError, ProblemError
 from dataplane.protocol.header import IAT_MAX_AGE_MS, RequestHeader
 from dataplane.protocol.hop import HopHead, HopMessage, HopTail, seal_hop
 from dataplane.protocol.link import LinkMessage, LinkType
@@ -253,9 +253,8 @@ class Inference:
         if message.type is LinkType.HOP_ABORT:
             reason = message.map().get("reason")
             code = reason if isinstance(reason, str) and reason in HOP_CODES else "host-failed"
-            raise ProblemError(
-                code, _SENTENCES[code], retry_after_s=RETRY_AFTER_S if code != "deadline-exceeded" else None
-            )
+            again = PROBLEMS[code].retry_elsewhere
+            raise ProblemError(code, _SENTENCES[code], retry_after_s=RETRY_AFTER_S if again else None)
         raise LinkError(f"The parent sent {message.type.name} within the worker's answer.")
 
     async def _refuse(self, answer: Answer, worker: WorkerBinding, error: MessageError) -> None:

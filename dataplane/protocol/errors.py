@@ -91,11 +91,15 @@ class ProblemError(MrgcError):
     """
 
     def __init__(self, code: str, detail: str, *, retry_after_s: int | None = None) -> None:
-        """Raise `KeyError` for a code that is not in `PROBLEMS`: a refusal without a row is a bug."""
-        super().__init__(detail)
+        """Raise `KeyError` for a code that is not in `PROBLEMS`: a refusal without a row is a bug.
+
+        A detail that is a bare clause, as parsers have it, gets its capital and its full stop here.
+        """
+        sentence = _sentence(detail)
+        super().__init__(sentence)
         self.problem = PROBLEMS[code]
         self.code = code
-        self.detail = detail
+        self.detail = sentence
         self.retry_after_s = retry_after_s
 
     @property
@@ -119,6 +123,10 @@ class ProblemError(MrgcError):
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         return headers
+
+
+def _sentence(clause: str) -> str:
+    return clause[:1].upper() + clause[1:] + ("" if clause.endswith(".") else ".")
 
 
 def parse_problem(status: int, body: bytes, *, retry_after: str | None = None) -> ProblemError | None:

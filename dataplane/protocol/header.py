@@ -185,7 +185,7 @@ def _check_context(ctx: Any, tenant: str) -> None:
     if not _EXPIRES.fullmatch(ctx[CTX_EXPIRES]):
         raise _malformed(f"the envelope header's {CTX_EXPIRES} must be decimal seconds since 1970")
     if ctx[CTX_TENANT] != tenant:
-        raise ProblemError("header-mismatch", f"{CTX_TENANT} in ctx differs from the envelope header's tenant")
+        raise ProblemError("header-mismatch", f"the context's {CTX_TENANT} differs from the envelope header's tenant")
 
 
 def _is_bytes(value: object, least: int, most: int) -> bool:

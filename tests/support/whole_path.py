@@ -47,6 +47,8 @@ STORED_POOLS = (POOL, "other", "broken")
 ABSENT_POOL = "absent"
 """A pool that the host's record names and its worker does not have."""
 READY_S = 20.0
+LONG_TOKENS = 4_000
+"""An answer of at least four seconds at the synthetic engine's 1 ms a step: longer than any test holds it."""
 
 Sealed = tuple[bytes, RequestSealer, RequestHeader]
 
@@ -104,11 +106,11 @@ class WholePath:
     @contextlib.asynccontextmanager
     async def busy(self, *, pool: str = POOL) -> AsyncIterator[None]:
         """Have one long answer under way while the block runs; it is given up at the end."""
-        sealed = self.seal(chat(max_tokens=100_000), model=pool)
+        sealed = self.seal(chat(max_tokens=LONG_TOKENS), model=pool)
         asking = asyncio.create_task(self.ask(sealed, x_model_pool=pool))
         try:
             async with asyncio.timeout(READY_S):
-                while not self.worker.pools.engine_load().running:  # noqa: ASYNC110 - the engine has no event for it
+                while not self.worker.pools.engine_load().running:
                     assert not asking.done(), f"the long answer is over: {asking.result()}"
                     await asyncio.sleep(0.005)
             yield
