@@ -19,7 +19,10 @@ CONTEXT_KEYS = ("mrgc:tenant", "mrgc:session", "mrgc:expires")
 
 REQUIRED_PCRS = (0, 1, 2)
 MAX_MEASUREMENTS = 8
-"""Images allowed at once. A policy has 32 KiB and a statement takes about 1 KiB; a roll-out needs two."""
+"""Images allowed at once. A policy has 32 KiB and a statement takes about 2 KiB; a roll-out needs two."""
+
+MAX_PLATFORM_ROLES = 8
+"""Host roles allowed at once: one a region, and room for four regions to be replaced by four others."""
 
 ADMIN_ACTIONS = (
     "kms:DescribeKey",
@@ -53,21 +56,25 @@ class KeyPolicyError(MrgcError):
 def tenant_key_policy(
     tenant_admin_arn: str,
     tenant_principal_arn: str,
-    platform_role_arn: str,
+    platform_role_arns: str | Sequence[str],
     pcrs: Measurement | Sequence[Measurement],
     *,
     tenant_id: str | None = None,
 ) -> dict[str, Any]:
     """Return the policy document as plain values, ready for `json.dumps`.
 
+    `platform_role_arns` is the hosts' role, or several: every region's hosts have a role of their own.
     `pcrs` is one measurement or several (old and new image during a roll-out), each naming PCR0, PCR1 and PCR2, and
     PCR8 where the image is signed, as 48 bytes or 96 hex digits. The encryption context must be exactly the
     protocol's three keys; with `tenant_id` its `mrgc:tenant` must be that tenant. Raises `KeyPolicyError`.
     """
-    for arn in (tenant_admin_arn, tenant_principal_arn, platform_role_arn):
+    roles = [platform_role_arns] if isinstance(platform_role_arns, str) else list(platform_role_arns)
+    if not 0 < len(roles) <= MAX_PLATFORM_ROLES:
+        raise KeyPolicyError(f"{len(roles)} platform roles were given; 1 to {MAX_PLATFORM_ROLES} are allowed.")
+    for arn in (tenant_admin_arn, tenant_principal_arn, *roles):
         if not _ARN.fullmatch(arn):
             raise KeyPolicyError(f"{arn!r} is not the ARN of an account, a user or a role.")
-    if platform_role_arn in (tenant_admin_arn, tenant_principal_arn):
+    if tenant_admin_arn in roles or tenant_principal_arn in roles:
         raise KeyPolicyError("The platform's role can't also own or use the tenant's key.")
     if tenant_id is not None and not _TENANT.fullmatch(tenant_id):
         raise KeyPolicyError("The tenant's id is not 1 to 128 characters without * ? $ { }, which policies interpret.")
@@ -79,7 +86,7 @@ def tenant_key_policy(
         {
             "Sid": f"AttestedEnclaveDecrypts{number}",
             "Effect": "Allow",
-            "Principal": {"AWS": platform_role_arn},
+            "Principal": {"AWS": roles[0] if len(roles) == 1 else roles},
             "Action": "kms:Decrypt",
             "Resource": "*",
             "Condition": {**context, "StringEqualsIgnoreCase": _attestation_conditions(measurement)},

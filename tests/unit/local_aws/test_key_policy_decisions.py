@@ -13,6 +13,7 @@ from dataplane.protocol.attestation.key_policy import (
     ADMIN_ACTIONS,
     CONTEXT_KEYS,
     MAX_MEASUREMENTS,
+    MAX_PLATFORM_ROLES,
     KeyPolicyError,
     tenant_key_policy,
 )
@@ -116,6 +117,31 @@ def test_registers_of_two_images_do_not_mix() -> None:
     assert not allowed(HOST, "Decrypt", sealed_with() | attested(PCRS | {0: other[0]}), policy)
 
 
+def test_every_regions_host_role_may_decrypt_and_no_other_role_of_the_platform() -> None:
+    roles = [f"arn:aws:iam::999900001111:role/mrgc-prod-{region}-host" for region in ("us-east-1", "us-west-2")]
+    policy = tenant_key_policy(ADMIN, USER, roles, PCRS, tenant_id="tenant-a")
+    everything = sealed_with() | attested()
+    for role in roles:
+        host = Identity(arn=role, account="999900001111", names=frozenset({role}))
+        assert allowed(host, "Decrypt", everything, policy)
+        assert not allowed(host, "Decrypt", sealed_with(), policy), f"{role} has no document"
+    assert not allowed(HOST, "Decrypt", everything, policy), "a role of the platform that is not named"
+
+
+def test_one_role_in_a_list_makes_the_policy_of_one_role() -> None:
+    assert tenant_key_policy(ADMIN, USER, [ROLE], PCRS, tenant_id="tenant-a") == POLICY
+
+
+def test_no_role_and_too_many_roles_make_no_policy() -> None:
+    many = [f"{ROLE}-{number}" for number in range(MAX_PLATFORM_ROLES + 1)]
+    for roles in ([], many):
+        with pytest.raises(KeyPolicyError, match="1 to 8"):
+            tenant_key_policy(ADMIN, USER, roles, PCRS)
+    longest = [f"arn:aws:iam::999900001111:role/{'x' * 60}{number}" for number in range(MAX_PLATFORM_ROLES)]
+    policy = tenant_key_policy(ADMIN, USER, longest, [PCRS] * MAX_MEASUREMENTS)
+    assert len(json.dumps(policy)) < MAX_POLICY_BYTES, "KMS stores no longer policy"
+
+
 def test_without_a_tenant_any_named_one_will_do() -> None:
     policy = tenant_key_policy(ADMIN, USER, ROLE, PCRS)
     assert allowed(HOST, "Decrypt", sealed_with(CONTEXT | {"mrgc:tenant": "anyone"}) | attested(), policy)
@@ -161,8 +187,9 @@ def test_principals_are_named_one_by_one(arn: str) -> None:
 
 def test_the_platform_is_neither_owner_nor_user() -> None:
     for arns in ((ROLE, USER), (ADMIN, ROLE)):
-        with pytest.raises(KeyPolicyError):
-            tenant_key_policy(*arns, ROLE, PCRS)
+        for roles in (ROLE, [f"{ROLE}-other", ROLE]):
+            with pytest.raises(KeyPolicyError):
+                tenant_key_policy(*arns, roles, PCRS)
 
 
 @pytest.mark.parametrize("tenant", ["", "*", "a?", "${aws:userid}", "x" * 129])
