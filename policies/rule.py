@@ -64,6 +64,8 @@ def plain(value: Any) -> Any:
         return {str(key): _item(value, key) for key in value}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_item(value, index) for index in range(len(value))]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # the engine's numbers are all floats
     return UNKNOWN if isinstance(value, str) and value in SENTINELS else value
 
 
@@ -121,7 +123,7 @@ def document(value: Any) -> Any:
     resolve differently.
     """
     if value is UNKNOWN or isinstance(value, Mapping):
-        return value
+        return UNKNOWN if holds_unknown(value) else value
     if not isinstance(value, str):
         raise DocumentError("is missing" if value is None else "is no JSON document")
     if any(sentinel in value for sentinel in SENTINELS):
@@ -133,6 +135,15 @@ def document(value: Any) -> Any:
     if not isinstance(parsed, Mapping):
         raise DocumentError("is no JSON object")
     return parsed
+
+
+def holds_unknown(value: Any) -> bool:
+    """Whether anything within a plain value is unknown."""
+    if isinstance(value, Mapping):
+        return any(holds_unknown(inner) for inner in value.values())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return any(holds_unknown(inner) for inner in value)
+    return value is UNKNOWN
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The enclave pack: what keeps a tenant's data key inside a measured enclave."""
