@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from policies.enclave.levels import LEVEL, attested_host
-from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Setting, at, is_true, known, listed
+from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, Setting, at, is_true, known, listed
 
 TEMPLATE: Final = "aws:ec2/launchTemplate:LaunchTemplate"
 INSTANCE: Final = "aws:ec2/instance:Instance"
@@ -129,7 +129,7 @@ def _shown(value: Any) -> str:
     return "not set" if value is None else repr(value)
 
 
-RULES: Final = [
+RULES: Final[list[Rule]] = [
     ResourceRule(
         "gpu-host-enclave",
         enclave_enabled,

@@ -16,7 +16,18 @@ from policies.enclave.keys import (
     claims_tenant,
     whose,
 )
-from policies.rule import UNKNOWN, Config, DocumentError, Resource, ResourceRule, StackRule, document, is_true, known
+from policies.rule import (
+    UNKNOWN,
+    Config,
+    DocumentError,
+    Resource,
+    ResourceRule,
+    Rule,
+    StackRule,
+    document,
+    is_true,
+    known,
+)
 
 GRANT: Final = "aws:kms/grant:Grant"
 MOST_DAYS: Final = 365
@@ -87,7 +98,7 @@ def no_grants(resource: Resource, _: Config) -> Iterator[str]:
     yield f"A grant gives {shown} to {resource.at('granteePrincipal')!s} beside the key's policy."
 
 
-RULES: Final = [
+RULES: Final[list[Rule]] = [
     ResourceRule(
         "kms-key-says-whose",
         says_whose,

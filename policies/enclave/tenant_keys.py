@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from policies.enclave.keys import ATTESTATION_KEYS, WITH_POLICY, allows, is_tenant_key, policy_problem
 from policies.enclave.measurements import MEASUREMENTS, REGISTERS, SIGNER, agrees, fault, published
-from policies.rule import Config, Resource, ResourceRule, Setting, like, listed
+from policies.rule import Config, Resource, ResourceRule, Rule, Setting, like, listed
 from policies.statements import EVERYONE, Statement
 
 DECRYPT: Final = "kms:Decrypt"
@@ -205,7 +205,7 @@ def _some(actions: list[str], most: int = 3) -> str:
     return ", ".join(actions[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-RULES: Final = [
+RULES: Final[list[Rule]] = [
     ResourceRule(
         "tenant-key-attested-decrypt",
         attested_decrypt,
