@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import time
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from dataplane.mesh.address import AddressError
 from dataplane.mesh.admission import Admission
 from dataplane.mesh.health import Health
 from dataplane.mesh.lifecycle import Stop, run_sidecar
+from dataplane.mesh.tls import server_context
 from dataplane.parent.app import ParentPages
 from dataplane.parent.calls import HostCalls, opener
 from dataplane.parent.credentials import ChainCredentials, CredentialSource
@@ -82,8 +84,9 @@ async def serve(
 ) -> None:
     """Put the parts together, serve, and drain when `stop` is requested.
 
-    Raises AddressError when the port cannot be bound.
+    Raises AddressError when the port cannot be bound, SettingsError for a TLS file that cannot be used.
     """
+    tls = _tls(settings)
     view = HostView()
     health = Health(PARTS, monotonic=time.monotonic, max_age_s=MAX_REPORT_AGE_S + settings.poll_s)
     admission = Admission(max_in_flight=settings.max_in_flight, max_queue=settings.max_queue)
@@ -118,7 +121,8 @@ async def serve(
         admission=admission,
         credentials=credentials,
         registry=registry,
-        address=settings.advertised_url or f"http://{_own_address(settings.http_host)}:{settings.http_port}",
+        address=settings.advertised_url
+        or f"{settings.scheme}://{_own_address(settings.http_host)}:{settings.http_port}",
         clock_ms=_clock_ms,
     )
     runner = web.AppRunner(
@@ -132,7 +136,7 @@ async def serve(
     )
     await runner.setup()
     try:
-        await _listen(runner, settings)
+        await _listen(runner, settings, tls)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(spans.run(), name="spans"),
@@ -153,9 +157,16 @@ async def serve(
     await keeper.farewell()
 
 
-async def _listen(runner: web.AppRunner, settings: ParentSettings) -> None:
+def _tls(settings: ParentSettings) -> ssl.SSLContext | None:
+    """The listener's TLS: only routers get in, by certificates of an authority that is for nothing else."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return server_context(settings.tls_cert_file, settings.tls_key_file, client_authority=settings.tls_client_ca_file)
+
+
+async def _listen(runner: web.AppRunner, settings: ParentSettings, tls: ssl.SSLContext | None) -> None:
     try:
-        await web.TCPSite(runner, settings.http_host, settings.http_port).start()
+        await web.TCPSite(runner, settings.http_host, settings.http_port, ssl_context=tls).start()
     except OSError as error:
         raise AddressError(
             f"Could not listen at {settings.http_host}:{settings.http_port} ({error.strerror or error}); "

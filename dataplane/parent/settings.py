@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dataplane.mesh.address import Address, AddressField, UnixAddress, VsockAddress
+from dataplane.mesh.address import Address, AddressField, UnixAddress, VsockAddress, is_loopback
 from dataplane.mesh.deadline import CAP_S, DEFAULT_S
 from dataplane.mesh.settings import Port, SidecarSettings
 from dataplane.registry.dynamodb import TABLE
@@ -20,6 +20,9 @@ class ParentSettings(SidecarSettings):
 
     http_host: str = Field("0.0.0.0", min_length=1, description="the address to listen on")  # noqa: S104 - the router is another machine
     http_port: Port = Field(8080, description="a TCP port from 1 to 65535")
+    tls_cert_file: Path | None = Field(None, description="PEM file of the certificate chain")
+    tls_key_file: Path | None = Field(None, description="PEM file of the certificate's key")
+    tls_client_ca_file: Path | None = Field(None, description="PEM file of the authority of the routers' certificates")
     advertised_url: str | None = Field(
         None, pattern=r"^https?://[^\s/?#]+$", description="the URL without a path by which routers reach this host"
     )
@@ -58,6 +61,26 @@ class ParentSettings(SidecarSettings):
     idle_timeout_s: float = Field(
         30.0, gt=0, le=CAP_S, description="seconds that a client may neither send nor take a byte while it should"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        files = (self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
+        if any(files) and not all(files):
+            raise ValueError("TLS_CERT_FILE, TLS_KEY_FILE and TLS_CLIENT_CA_FILE come together: set all three or none")
+        if not any(files) and not is_loopback(self.http_host):
+            raise ValueError(
+                "without TLS_CERT_FILE, TLS_KEY_FILE and TLS_CLIENT_CA_FILE tenants' names would cross the network in "
+                "clear, and whoever reaches the port would pass by the routers' limits: set all three, or set "
+                "HTTP_HOST to a loopback address"
+            )
+        if self.advertised_url is not None and all(files) and not self.advertised_url.startswith("https://"):
+            raise ValueError("ADVERTISED_URL must be an https URL where TLS_CERT_FILE is set")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        """`https` with a certificate, `http` without."""
+        return "http" if self.tls_cert_file is None else "https"
 
     @property
     def enclave_address(self) -> Address:

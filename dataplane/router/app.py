@@ -14,7 +14,7 @@ from aiohttp import web
 
 from dataplane.mesh.admission import Admission
 from dataplane.mesh.budget import RetryBudget
-from dataplane.mesh.tls import server_context
+from dataplane.mesh.tls import client_context, server_context
 from dataplane.protocol.errors import MrgcError, ProblemError
 from dataplane.registry.registry import Registry
 from dataplane.router.choose import WarmTable
@@ -69,12 +69,17 @@ class Router:
         self._tls: ssl.SSLContext | None = None
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             self._tls = server_context(settings.tls_cert_file, settings.tls_key_file)
+        self._hosts_tls: ssl.SSLContext | None = None
+        if settings.hosts_ca_file is not None:
+            self._hosts_tls = client_context(
+                settings.hosts_ca_file, certificate=settings.hosts_cert_file, key=settings.hosts_key_file
+            )
         self.limits = TenantLimits()
         self.tenants = TenantDirectory(
             settings.tenants_file, changed=lambda tenants: self.limits.keep_only(tenants.ids)
         )
         self.metrics = RouterMetrics()
-        self.hosts = HostTable(monotonic=monotonic, clock_ms=clock_ms)
+        self.hosts = HostTable(monotonic=monotonic, clock_ms=clock_ms, tls_only=self._hosts_tls is not None)
         self.store = ReplayStore(total_bytes=settings.replay_total_bytes)
         self.admission = Admission(max_in_flight=settings.max_in_flight)
         self._refresher = HostRefresher(
@@ -91,7 +96,7 @@ class Router:
     async def __aenter__(self) -> Self:
         """Read the registry once, then listen; raises `MrgcError` if a port can't be bound."""
         settings = self._settings
-        self._session = make_session(connect_timeout_s=settings.connect_timeout_s)
+        self._session = make_session(connect_timeout_s=settings.connect_timeout_s, tls=self._hosts_tls)
         try:
             self._inference = self._make_inference()
             self._attestation = AttestationPage(

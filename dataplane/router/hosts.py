@@ -142,10 +142,11 @@ class Flight:
 class HostTable:
     """All hosts of one region as this router knows them."""
 
-    def __init__(self, *, monotonic: Callable[[], float], clock_ms: Callable[[], int]) -> None:
-        """Know no host until the first `refresh`."""
+    def __init__(self, *, monotonic: Callable[[], float], clock_ms: Callable[[], int], tls_only: bool = False) -> None:
+        """Know no host until the first `refresh`; with `tls_only` a host without an `https` address gets nothing."""
         self._monotonic = monotonic
         self._clock_ms = clock_ms
+        self._tls_only = tls_only
         self._hosts: dict[str, Host] = {}
         self._pools: dict[str, None] = {}
         self.refreshed = False
@@ -221,10 +222,11 @@ class HostTable:
             for name, host in self._hosts.items()
         ]
 
-    @staticmethod
-    def _routable(host: Host, now: float) -> bool:
+    def _routable(self, host: Host, now: float) -> bool:
         # A report's age does not make a host unroutable here: while the registry can't be read, all reports age, and
         # refusing all traffic for that would be a worse failure. The registry itself leaves silent hosts out.
+        if self._tls_only and not host.record.address.startswith("https://"):
+            return False  # or whoever can write to the registry could have the router speak in clear
         return host.record.state is HostState.READY and host.breaker.would_allow(now)
 
 

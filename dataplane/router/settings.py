@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from dataplane.mesh.address import is_loopback
 from dataplane.mesh.settings import Port, SidecarSettings
 from dataplane.registry.dynamodb import TABLE
 from dataplane.router.replay import BODY_IDLE_S, REPLAY_TOTAL_BYTES
@@ -20,6 +20,9 @@ class RouterSettings(SidecarSettings):
     http_port: Port = Field(8443, description="a port from 1 to 65535")
     tls_cert_file: Path | None = Field(None, description="PEM file of the certificate chain")
     tls_key_file: Path | None = Field(None, description="PEM file of the certificate's key")
+    hosts_ca_file: Path | None = Field(None, description="PEM file of the authority of the hosts' certificates")
+    hosts_cert_file: Path | None = Field(None, description="PEM file of the certificate shown to hosts")
+    hosts_key_file: Path | None = Field(None, description="PEM file of that certificate's key")
     admin_host: str = Field("127.0.0.1", description="address for /health, /metrics, /hosts", min_length=1)
     admin_port: Port = Field(9090, description="a port from 1 to 65535")
     tenants_file: Path = Field(description="path of the JSON file of tenants")
@@ -46,20 +49,14 @@ class RouterSettings(SidecarSettings):
     def _fits(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE come together: set both")
-        if self.tls_cert_file is None and not _is_loopback(self.http_host):
+        if self.tls_cert_file is None and not is_loopback(self.http_host):
             raise ValueError(
                 "without TLS_CERT_FILE and TLS_KEY_FILE API keys would cross the network in clear: "
                 "set both, or set HTTP_HOST to a loopback address"
             )
+        files = (self.hosts_ca_file, self.hosts_cert_file, self.hosts_key_file)
+        if any(files) and not all(files):
+            raise ValueError("HOSTS_CA_FILE, HOSTS_CERT_FILE and HOSTS_KEY_FILE come together: set all three or none")
         if self.drain_delay_s >= self.drain_timeout_s:
             raise ValueError("DRAIN_DELAY_S must be less than DRAIN_TIMEOUT_S, which bounds the whole drain")
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

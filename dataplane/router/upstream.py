@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 
@@ -57,10 +58,13 @@ class BrokenStreamError(MrgcError):
         self.by_host = by_host
 
 
-def make_session(*, connect_timeout_s: float) -> aiohttp.ClientSession:
-    """Return the one session to all hosts; no proxy, no cookies, no redirects, no decompression, no own timeouts."""
+def make_session(*, connect_timeout_s: float, tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    """Return the one session to all hosts; no proxy, no cookies, no redirects, no decompression, no own timeouts.
+
+    `tls` is for hosts with an `https` address; without it those are held to the system's authorities.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=True if tls is None else tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=_NO_HEADERS,
@@ -221,6 +225,8 @@ def _why(error: OSError | aiohttp.ClientError) -> str:
     """Say what happened, without the library's own text: that may quote what was sent."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "took too long to connect to"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "shows a certificate that is not of the hosts' authority or not for its address"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "can't be connected to"
     if isinstance(error, aiohttp.InvalidURL):

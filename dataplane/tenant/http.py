@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import ipaddress
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from dataplane.mesh.address import is_loopback
 from dataplane.protocol.errors import MAX_PROBLEM_BYTES, ProblemError, SettingsError, parse_problem
 from dataplane.tenant.errors import UNREACHABLE, RequestError
 from dataplane.tenant.retry import RETRIED_STATUSES
@@ -36,14 +36,6 @@ class AttemptError(Exception):
         super().__init__(str(error))
         self.error = error
         self.retry = retry
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def checked_endpoint(endpoint: str) -> str:

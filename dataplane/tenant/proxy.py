@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
+from dataplane.mesh.address import is_loopback
 from dataplane.mesh.deadline import CAP_S, Deadline
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.suite import MAX_MESSAGE_BYTES
 from dataplane.tenant.client import Model, TenantClient, new_request_id
-from dataplane.tenant.http import is_loopback
 from dataplane.tenant.openai_errors import OpenAIError, openai_error
 from dataplane.tenant.sse import DoneGate
 

@@ -33,6 +33,7 @@ SERVER_LIFETIME = timedelta(days=7)
 CLOCK_SKEW = timedelta(minutes=5)
 LOOPBACK_NAMES = ("localhost",)
 LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
+SERVER_AND_CLIENT = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 class PkiError(MrgcError):
@@ -89,9 +90,10 @@ def create_server_certificate(
     *,
     names: Sequence[str] = LOOPBACK_NAMES,
     addresses: Sequence[str] = LOOPBACK_ADDRESSES,
+    usages: Sequence[x509.ObjectIdentifier] = SERVER_AND_CLIENT,
     now: datetime | None = None,
 ) -> Authority:
-    """Make a TLS certificate for these names and addresses, for servers and for clients."""
+    """Make a TLS certificate for these names and addresses, for servers and for clients unless `usages` says less."""
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
     alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
@@ -100,9 +102,7 @@ def create_server_certificate(
         _builder(subject, ca.certificate.subject, key.public_key(), now or datetime.now(UTC), SERVER_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(sign=True), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False)

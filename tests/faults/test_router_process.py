@@ -143,6 +143,11 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_1(
         ({"TLS_KEY_FILE": ""}, "TLS_CERT_FILE and TLS_KEY_FILE come together"),
         ({"TLS_CERT_FILE": "/nowhere.pem"}, "/nowhere.pem cannot be read"),
         ({"TLS_CERT_FILE": "", "TLS_KEY_FILE": "", "HTTP_HOST": "0.0.0.0"}, "would cross the network in clear"),
+        ({"HOSTS_CA_FILE": "/ca.pem"}, "HOSTS_CA_FILE, HOSTS_CERT_FILE and HOSTS_KEY_FILE come together"),
+        (
+            {"HOSTS_CA_FILE": "/nowhere.pem", "HOSTS_CERT_FILE": "/nowhere.pem", "HOSTS_KEY_FILE": "/nowhere.pem"},
+            "/nowhere.pem cannot be read",
+        ),
         ({"DRAIN_DELAY_S": "5"}, "DRAIN_DELAY_S must be less than DRAIN_TIMEOUT_S"),
     ],
 )

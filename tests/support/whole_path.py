@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class Options:
     enclave: Mapping[str, Any] = field(default_factory=dict)
     worker: Mapping[str, Any] = field(default_factory=dict)
     step_s: float = 0.001
+    hosts_tls: ssl.SSLContext | None = None
+    """How these tests themselves reach a parent that speaks TLS."""
 
 
 @dataclass
@@ -81,12 +84,22 @@ class WholePath:
     worker_stop: Stop
     parent_stop: Stop
     parent_port: int
+    hosts_tls: ssl.SSLContext | None
+
+    @property
+    def parent_address(self) -> str:
+        """The parent's URL."""
+        return _address(self.parent_port, self.hosts_tls)
 
     def seal(self, body: bytes | None = None, *, key: str = KMS_KEY, expires_in_s: int = 600, **changes: Any) -> Sealed:
         """A sealed request of the tenant, and what opens its answer."""
         context, _, _ = self.enclave.session(expires_in_s=expires_in_s)
         session = (context, *self.enclave.kms.wrap(context, key))
         return self.enclave.seal(chat() if body is None else body, session=session, kms=key, **changes)
+
+    async def register(self, address: str) -> None:
+        """Report the host under an address."""
+        await self.router.put(record(INSTANCE, address, pools=(*STORED_POOLS, ABSENT_POOL)))
 
     async def ask(self, sealed: Sealed | None = None, *, body: bytes | None = None, **headers: str | None) -> Reply:
         """Send a sealed request (or other bytes) to the router."""
@@ -95,7 +108,7 @@ class WholePath:
 
     async def ask_parent(self, data: bytes) -> Reply:
         """Send raw bytes to the parent, past the router."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.parent_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.parent_port, ssl=self.hosts_tls)
         client = Client(reader, writer)
         try:
             await client.send(data)
@@ -131,8 +144,9 @@ async def whole_path(folder: Path, options: Options | None = None) -> AsyncItera
         router = await stack.enter_async_context(
             running_router(folder, tenants={"kms_keys": [KMS_KEY, OTHER_KEY], **options.tenant}, **options.router)
         )
-        await router.put(record(INSTANCE, f"http://127.0.0.1:{port}", pools=(*STORED_POOLS, ABSENT_POOL)))
-        yield WholePath(router, enclave, worker, worker_stop, parent_stop, port)
+        path = WholePath(router, enclave, worker, worker_stop, parent_stop, port, options.hosts_tls)
+        await path.register(path.parent_address)
+        yield path
 
 
 @contextlib.asynccontextmanager
@@ -190,7 +204,7 @@ async def _running_parent(folder: Path, enclave: UnixAddress, stop: Stop, option
     )
     task = asyncio.create_task(serving)
     try:
-        await _ready(f"http://127.0.0.1:{port}/health", task)
+        await _ready(f"{_address(port, options.hosts_tls)}/health", options.hosts_tls, task)
         yield port
     finally:
         stop.request()
@@ -198,12 +212,16 @@ async def _running_parent(folder: Path, enclave: UnixAddress, stop: Stop, option
         telemetry.shutdown()
 
 
-async def _ready(url: str, serving: asyncio.Task[None]) -> None:
+def _address(port: int, tls: ssl.SSLContext | None) -> str:
+    return f"http{'' if tls is None else 's'}://127.0.0.1:{port}"
+
+
+async def _ready(url: str, tls: ssl.SSLContext | None, serving: asyncio.Task[None]) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(READY_S):
         while True:
             assert not serving.done(), f"the parent ended: {serving}"
             with contextlib.suppress(aiohttp.ClientConnectionError):
-                async with session.get(url) as response:
+                async with session.get(url, ssl=True if tls is None else tls) as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.02)

@@ -244,7 +244,7 @@ def test_nothing_else_is_a_nonce(text: str | None) -> None:
 
 
 def test_settings_have_the_documented_defaults() -> None:
-    settings = load_settings(ParentSettings, {})
+    settings = load_settings(ParentSettings, {"HTTP_HOST": "127.0.0.1"})
     assert settings.fsx_mount_point == Path("/fsx"), "FSX_MOUNT_POINT"
     assert (settings.enclave_cid, settings.enclave_port) == (16, 5000), "ENCLAVE_CID and ENCLAVE_PORT"
     assert (settings.http_port, settings.gpu_memory_utilization) == (8080, 0.90), "HTTP_PORT, GPU_MEMORY_UTILIZATION"
@@ -252,7 +252,9 @@ def test_settings_have_the_documented_defaults() -> None:
 
 
 def test_without_a_proxy_the_enclave_is_reached_over_vsock() -> None:
-    settings = load_settings(ParentSettings, {"ENCLAVE_PROXY_ADDRESS": "none", "ENCLAVE_CID": "17"})
+    settings = load_settings(
+        ParentSettings, {"HTTP_HOST": "127.0.0.1", "ENCLAVE_PROXY_ADDRESS": "none", "ENCLAVE_CID": "17"}
+    )
     assert settings.enclave_address == VsockAddress(17, 5000), "at its context and port"
 
 
@@ -272,3 +274,25 @@ def test_without_a_proxy_the_enclave_is_reached_over_vsock() -> None:
 def test_a_setting_that_makes_no_sense_is_named_with_its_value(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'; expected"):
         load_settings(ParentSettings, {name: value})
+
+
+TLS = {"TLS_CERT_FILE": "/c.pem", "TLS_KEY_FILE": "/k.pem", "TLS_CLIENT_CA_FILE": "/ca.pem"}
+
+
+def test_a_parent_that_others_reach_asks_routers_for_certificates() -> None:
+    with pytest.raises(SettingsError, match="whoever reaches the port would pass by the routers' limits"):
+        load_settings(ParentSettings, {})
+    assert load_settings(ParentSettings, TLS).scheme == "https", "with all three files it may listen anywhere"
+    assert load_settings(ParentSettings, {"HTTP_HOST": "127.0.0.1"}).scheme == "http", "on loopback it needs none"
+
+
+@pytest.mark.parametrize("missing", TLS)
+def test_two_of_three_tls_files_are_refused(missing: str) -> None:
+    some = {name: value for name, value in TLS.items() if name != missing}
+    with pytest.raises(SettingsError, match="come together: set all three or none"):
+        load_settings(ParentSettings, {"HTTP_HOST": "127.0.0.1", **some})
+
+
+def test_a_plain_url_is_not_advertised_for_a_tls_listener() -> None:
+    with pytest.raises(SettingsError, match="ADVERTISED_URL must be an https URL"):
+        load_settings(ParentSettings, {**TLS, "ADVERTISED_URL": "http://10.0.0.7:8080"})
