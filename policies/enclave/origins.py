@@ -56,7 +56,7 @@ def own_parts(resources: Sequence[Resource], _: Config) -> Iterator[tuple[str, s
 
 def _names(source: Resource) -> set[str]:
     """By what a source may be referred to, as far as it is known."""
-    return {value for key in ("id", "arn") if isinstance(value := source.at(key), str)}
+    return {value for key in ("id", "arn", "name") if isinstance(value := source.at(key), str)}
 
 
 def _references(one: Resource) -> Iterator[tuple[str, str, str, Any]]:
@@ -87,8 +87,8 @@ def _mixed(policy: Any, key: str) -> Iterator[tuple[str, str, str, Any]]:
 def _of_specification(specification: Any, key: str) -> Iterator[tuple[str, str, str, Any]]:
     for one in listed(specification):
         found = [at(one, name) for name in ("id", "launchTemplateId", "name", "launchTemplateName")]
-        # By its name, a template is whichever has that name when a host starts; only an id is one of this program's.
-        yield from ((TEMPLATE, "launch template", key, value) for value in found if value not in (None, ""))
+        # AWS shows both an id and a name where either was given; the id can't come to mean another template.
+        yield from [(TEMPLATE, "launch template", key, value) for value in found if value not in (None, "")][:1]
 
 
 RULES: Final[list[Rule]] = [

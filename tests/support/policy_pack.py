@@ -1,0 +1,46 @@
+"""A program recorded under mocks, handed to a policy pack as the engine would hand it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from policies.runner import Pack, Subject, Violation, directory, judge
+from tests.support.pulumi_program import Program, Recorded
+
+
+@contextmanager
+def running(pack: str, config: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Pack]:
+    """A pack of this project ("enclave", "network") as a process, configured rule by rule."""
+    with Pack(directory(pack)) as started:
+        started.configure(config or {})
+        yield started
+
+
+def subjects(program: Program) -> list[Subject]:
+    """Every resource of a recorded program, with its provider's inputs and its property dependencies."""
+    providers = {one.urn: one for one in program if one.type.startswith("pulumi:providers:")}
+    return [_subject(one, providers) for one in program]
+
+
+def judged(pack: Pack, program: Program) -> list[Violation]:
+    """Everything that a pack says of a recorded program."""
+    return judge(pack, subjects(program))
+
+
+def _subject(one: Recorded, providers: Mapping[str, Recorded]) -> Subject:
+    provider = providers.get(one.provider)
+    return Subject(
+        urn=one.urn,
+        type=one.type,
+        name=one.name,
+        inputs=one.inputs,
+        provider=None if provider is None else provider.inputs,
+        provider_urn=one.provider,
+        parent=one.parent,
+        protect=one.protect,
+        ignore_changes=one.ignore_changes,
+        dependencies=one.dependencies,
+        depends={key: tuple(found.urns) for key, found in one.request.propertyDependencies.items()},
+    )
