@@ -82,7 +82,8 @@ class Registries(pulumi.ComponentResource):
                 f"{name}-{path.replace('/', '-')}",
                 name=self.parameter_names[path],
                 type="String",
-                value=value,
+                # Not `value`, which the provider takes for a secret: these are published.
+                insecure_value=value,
                 tags=args.placement.tags("registries", path.replace("/", "-")),
                 opts=pulumi.ResourceOptions(parent=self),
             )
