@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from dataplane.protocol.errors import MrgcError
+from dataplane.protocol.errors import SettingsError
 
 CA_LIFETIME = timedelta(days=30)
 """A local stack lives for days; a new one makes new authorities."""
@@ -36,7 +36,7 @@ LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
 SERVER_AND_CLIENT = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-class PkiError(MrgcError):
+class PkiError(SettingsError):
     """Key or certificate files that can't be read or do not belong together."""
 
 
