@@ -128,9 +128,9 @@ def _aws_services(group: Group) -> tuple[Rule, ...]:
 RULES: Final[tuple[Rule, ...]] = (
     _tcp(Group.NLB, "in", HTTPS, ANYWHERE, "Clients, whose addresses the accelerator keeps"),
     _tcp(Group.NLB, "in", PLAIN, ANYWHERE, "Clients of the alternate listener, TLS as well"),
-    _tcp(Group.NLB, "out", HTTPS, Group.ROUTER, "Clients' connections, from either listener"),
+    _tcp(Group.NLB, "out", HTTPS, Group.ROUTER, "Connections of clients, from either listener"),
     _tcp(Group.NLB, "out", PLAIN, Group.ROUTER, "Health checks"),
-    _tcp(Group.ROUTER, "in", HTTPS, Group.NLB, "Clients' connections"),
+    _tcp(Group.ROUTER, "in", HTTPS, Group.NLB, "Connections of clients"),
     _tcp(Group.ROUTER, "in", PLAIN, Group.NLB, "Health checks"),
     _tcp(Group.ROUTER, "out", PLAIN, Group.GPU, "Sealed requests to parents"),
     _tcp(Group.ROUTER, "out", HTTPS, Group.GPU, "Sealed requests to parents, over TLS"),

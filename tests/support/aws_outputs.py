@@ -9,7 +9,8 @@ from typing import Any
 ACCOUNT = "123456789012"
 
 COMPUTED = (
-    "arnSuffix", "associationDefaultRouteTableId", "bucketRegionalDomainName", "dnsName", "endpoint", "hostedZoneId",
+    "arnSuffix", "associationDefaultRouteTableId", "bucketRegionalDomainName", "defaultNetworkAclId", "dnsName",
+    "endpoint", "hostedZoneId",
     "invokeArn", "keyId", "mountName", "networkInterfaceId", "prefixListId", "qualifiedArn", "repositoryUrl",
     "serviceName", "streamArn", "uniqueId", "url", "zoneId",
 )  # fmt: skip
