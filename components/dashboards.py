@@ -5,6 +5,7 @@ Dashboards belong to no region, but somebody's API makes them: the home region's
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -48,9 +49,9 @@ class DashboardsArgs:
 
 
 class Dashboards(pulumi.ComponentResource):
-    """`names` and `links` (console URLs) by dashboard: `global`, `region-<region>`, `networking`, `storage`, `security`.
+    """Every dashboard of `observability.dashboards.bodies`; `names` and `links` (console URLs) have them by its keys.
 
-    Both are plain values.
+    Both are plain values, known at preview.
     """
 
     names: dict[str, str]
@@ -74,7 +75,7 @@ class Dashboards(pulumi.ComponentResource):
             aws.cloudwatch.Dashboard(
                 f"{name}-{what}",
                 dashboard_name=full,
-                dashboard_body=facts.apply(lambda known, what=what: json.dumps(dashboards.bodies(known)[what])),
+                dashboard_body=facts.apply(functools.partial(_text, what)),
                 opts=pulumi.ResourceOptions(parent=self),
             )
         self.register_outputs({"names": self.names, "links": self.links})
@@ -83,6 +84,10 @@ class Dashboards(pulumi.ComponentResource):
 def link(region: str, dashboard: str) -> str:
     """The console's URL of a dashboard."""
     return f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#dashboards/dashboard/{dashboard}"
+
+
+def _text(what: str, facts: ClusterFacts) -> str:
+    return json.dumps(dashboards.bodies(facts)[what])
 
 
 def _facts(args: DashboardsArgs, known: dict[str, Any]) -> ClusterFacts:

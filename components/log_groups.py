@@ -1,4 +1,4 @@
-"""A region's log groups: one for each kind of process, encrypted with the region's logs key, kept as long as configured.
+"""A region's log groups: one for each kind of process, encrypted with the region's logs key, kept for a set time.
 
 Their names are fixed (`/mrgc/<environment>/<what>`, the same in every region), because the key's policy, roles and
 collectors name them before they exist. VPC flow logs have a group of their own, with the network.
@@ -20,7 +20,7 @@ WHAT: Final = ("router", "host", "control", "collector")
 
 @dataclass(frozen=True, kw_only=True)
 class RegionLogsArgs:
-    """`key_arn` is the region's logs key, `days` one of CloudWatch's retentions; `protect` keeps the groups for good."""
+    """`key_arn` is the region's logs key, `days` one of CloudWatch's retentions; `protect` keeps the groups."""
 
     placement: Placement
     key_arn: pulumi.Input[str]
