@@ -1,14 +1,23 @@
-"""One suite over both registries: what holds for the one in memory holds for DynamoDB, through real boto3."""
+"""One suite over every registry: what holds for the one in memory holds for DynamoDB, through real boto3.
 
+DynamoDB is moto's, and, where there is a Docker engine, also AWS's own DynamoDB local.
+"""
+
+import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 
 import boto3
 import pytest
+from botocore.exceptions import BotoCoreError
+from docker.errors import DockerException  # type: ignore[import-untyped]  # docker publishes no types
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 from mypy_boto3_dynamodb import DynamoDBClient
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.docker_client import DockerClient
 
 from dataplane.registry.dynamodb import DynamoRegistry
 from dataplane.registry.host import HostRecord, HostState, RegistryError
@@ -16,6 +25,10 @@ from dataplane.registry.memory import MemoryRegistry
 from dataplane.registry.registry import HOST_TTL_S, Registry
 
 NOW_MS = 1_900_000_000_000
+IMAGE = "amazon/dynamodb-local:2.5.2"
+IMAGE_PORT = 8000
+START_S = 60
+LOCAL = pytest.param("dynamodb-local", marks=[pytest.mark.docker, pytest.mark.timeout(300)])
 
 
 class Clock:
@@ -50,32 +63,81 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoDBClient]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
-        client.create_table(
-            TableName="gpu_instances",
-            KeySchema=[
-                {"AttributeName": "region", "KeyType": "HASH"},
-                {"AttributeName": "instance_id", "KeyType": "RANGE"},
-            ],
-            AttributeDefinitions=[
-                {"AttributeName": "region", "AttributeType": "S"},
-                {"AttributeName": "instance_id", "AttributeType": "S"},
-            ],
-            BillingMode="PAY_PER_REQUEST",
-        )
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[str]:
+    """The endpoint of DynamoDB local in a container of this test run."""
+    try:
+        DockerClient().client.ping()
+    except DockerException:
+        pytest.skip(f"There is no Docker engine here to run {IMAGE} in; with one, this test runs too.")
+    with DockerContainer(IMAGE).with_exposed_ports(IMAGE_PORT) as container:
+        endpoint = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(IMAGE_PORT)}"
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                connect(endpoint).list_tables()
+                break
+            except BotoCoreError:
+                assert time.monotonic() < deadline, f"{IMAGE} does not answer: {container.get_logs()}"
+                time.sleep(0.2)
+        yield endpoint
+
+
+def connect(endpoint: str | None = None) -> DynamoDBClient:
+    return boto3.client(
+        "dynamodb",
+        region_name="us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
+
+
+@contextlib.contextmanager
+def account(kind: str, request: pytest.FixtureRequest) -> Iterator[DynamoDBClient]:
+    """A client of an account that has the empty table, and nothing else."""
+    if kind == "moto":
+        with mock_aws():
+            client = connect()
+            make_table(client)
+            yield client
+        return
+    client = connect(request.getfixturevalue("dynamodb_local"))
+    make_table(client)
+    try:
+        yield client
+    finally:
+        client.delete_table(TableName="gpu_instances")
+
+
+def make_table(client: DynamoDBClient) -> None:
+    client.create_table(
+        TableName="gpu_instances",
+        KeySchema=[
+            {"AttributeName": "region", "KeyType": "HASH"},
+            {"AttributeName": "instance_id", "KeyType": "RANGE"},
+        ],
+        AttributeDefinitions=[
+            {"AttributeName": "region", "AttributeType": "S"},
+            {"AttributeName": "instance_id", "AttributeType": "S"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
+
+
+@pytest.fixture(params=["moto", LOCAL])
+def client(request: pytest.FixtureRequest) -> Iterator[DynamoDBClient]:
+    with account(request.param, request) as client:
         yield client
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def registry(request: pytest.FixtureRequest, clock: Clock, client: DynamoDBClient) -> Registry:
+@pytest.fixture(params=["memory", "moto", LOCAL])
+def registry(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Registry]:
     if request.param == "memory":
-        return MemoryRegistry(clock_ms=clock)
-    return DynamoRegistry(client, clock_ms=clock)
+        yield MemoryRegistry(clock_ms=clock)
+        return
+    with account(request.param, request) as client:
+        yield DynamoRegistry(client, clock_ms=clock)
 
 
 async def test_what_was_written_is_read_back_whole(registry: Registry) -> None:
