@@ -20,7 +20,7 @@ class RegionClusterArgs:
 class RegionCluster(pulumi.ComponentResource):
     """The cluster of the router and the control loops. Outputs: `cluster_arn`, `cluster_name`.
 
-    Nothing can be executed in its tasks: no service of it enables ECS Exec, and the cluster has no configuration for it.
+    Nothing can be executed in its tasks: no service of it enables ECS Exec, and the cluster is not set up for it.
     """
 
     def __init__(self, name: str, args: RegionClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:

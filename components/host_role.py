@@ -20,7 +20,9 @@ import pulumi_aws as aws
 
 from components.permissions import (
     Statement,
+    open_secrets,
     policy,
+    read_parameters,
     report_host,
     role_name,
     send_traces,
@@ -33,6 +35,8 @@ from dataplane.protocol.attestation.key_policy import CONTEXT_KEYS, REQUIRED_PCR
 
 PCR_HEX_DIGITS: Final = 96
 HOST: Final = "host"
+SECRETS: Final = {"host-certificate": "host.crt", "host-key": "host.key", "callers-ca": "callers.crt"}
+"""SecureString parameters below /mrgc/<environment>/host/, with the files that a host puts them into."""
 ARTEFACTS_PREFIX: Final = "host/sha256/"
 """Where in the model bucket a host's artefacts are, each in a folder named by its SHA-256."""
 
@@ -42,6 +46,7 @@ class HostRoleArgs:
     """`measurements`: PCR index to 96 hex digits, one mapping for each enclave image that may run now.
 
     `bucket_arn` and `storage_key_arn`: where the hosts fetch their artefacts, None where the image holds them all.
+    `secrets_key_arn`: the key of the hosts' SecureString parameters, None for the account's `aws/ssm`.
     `session_manager`: allow Session Manager's agent. `protect`: keep the role, whose id tenants' policies hold.
     """
 
@@ -53,6 +58,7 @@ class HostRoleArgs:
     log_groups: Sequence[str]
     bucket_arn: pulumi.Input[str] | None = None
     storage_key_arn: pulumi.Input[str] | None = None
+    secrets_key_arn: pulumi.Input[str] | None = None
     session_manager: bool = False
     protect: bool = True
 
@@ -78,13 +84,13 @@ class HostRole(pulumi.ComponentResource):
         }
         if args.bucket_arn is not None:
             documents["artefacts"] = _fetch_artefacts(place, args.bucket_arn, args.storage_key_arn)
+        if args.secrets_key_arn is not None:
+            documents["secrets-key"] = open_secrets(place, args.secrets_key_arn)
         self.policies = [
             aws.iam.RolePolicy(f"{name}-{what}-policy", role=role.name, policy=document, opts=child)
             for what, document in documents.items()
         ]
-        profile = aws.iam.InstanceProfile(
-            f"{name}-profile", role=role.name, tags=place.tags(HOST, HOST), opts=child
-        )
+        profile = aws.iam.InstanceProfile(f"{name}-profile", role=role.name, tags=place.tags(HOST, HOST), opts=child)
         self.role_arn = role.arn
         self.role_name = role.name
         self.profile_arn = profile.arn
@@ -99,6 +105,11 @@ def host_role_name(placement: Placement) -> str:
 def host_role_arn(placement: Placement) -> str:
     """The role's ARN, known before it exists."""
     return placement.arn("iam", f"role/{host_role_name(placement)}", region="")
+
+
+def secret_parameters(placement: Placement) -> list[str]:
+    """The hosts' SecureString parameters by name. An operator makes them: docs/fleet.md."""
+    return [placement.path(HOST, name) for name in SECRETS]
 
 
 def group_arn(placement: Placement, group_name: str) -> str:
@@ -120,7 +131,9 @@ def decrypt_attested(placement: Placement, measurement: Mapping[int, str], numbe
         if len(value) != PCR_HEX_DIGITS or not digits <= set("0123456789abcdef"):
             raise ValueError(f"measurements: PCR{index} is not {PCR_HEX_DIGITS} hex digits.")
         if digits == {"0"}:
-            raise ValueError(f"measurements: PCR{index} is zero, a debug enclave, which no host's role may decrypt for.")
+            raise ValueError(
+                f"measurements: PCR{index} is zero, a debug enclave, which no host's role may decrypt for."
+            )
     return {
         "Sid": f"AttestedEnclaveDecrypts{number}",
         "Effect": "Allow",
@@ -137,7 +150,7 @@ def decrypt_attested(placement: Placement, measurement: Mapping[int, str], numbe
 
 
 def host_statements(args: HostRoleArgs) -> list[Statement]:
-    """What a host does besides decrypting: report itself, finish its lifecycle hooks, send logs, metrics and spans."""
+    """What a host does besides decrypting: report itself, finish its hooks, read its certificate, send telemetry."""
     place = args.placement
     statements: list[Statement] = [
         report_host(place, args.registry_table),
@@ -149,6 +162,7 @@ def host_statements(args: HostRoleArgs) -> list[Statement]:
         },
         write_logs(place, args.log_groups),
         send_traces(),
+        read_parameters(place, secret_parameters(place)),
     ]
     if args.session_manager:
         # What the agent needs for a session, and not the managed policy, which reads every parameter besides.

@@ -102,11 +102,49 @@ def use_table_key(key_arns: Sequence[pulumi.Input[str]], regions: Sequence[str])
                     "Effect": "Allow",
                     "Action": ["kms:Decrypt", "kms:DescribeKey"],
                     "Resource": list(key_arns),
-                    "Condition": {"StringEquals": {"kms:ViaService": [f"dynamodb.{one}.amazonaws.com" for one in regions]}},
+                    "Condition": {
+                        "StringEquals": {"kms:ViaService": [f"dynamodb.{one}.amazonaws.com" for one in regions]}
+                    },
                 }
             ],
         }
     )
+
+
+def open_secrets(placement: Placement, key_arn: pulumi.Input[str]) -> pulumi.Output[str]:
+    """A policy to open SecureString parameters under a customer managed key, through Parameter Store alone.
+
+    Under the account's `aws/ssm` none is needed: that key's own policy admits who may read the parameter.
+    """
+    return pulumi.Output.json_dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "OpenSecrets",
+                    "Effect": "Allow",
+                    "Action": "kms:Decrypt",
+                    "Resource": key_arn,
+                    "Condition": {"StringEquals": {"kms:ViaService": f"ssm.{placement.region}.amazonaws.com"}},
+                }
+            ],
+        }
+    )
+
+
+def read_parameters(placement: Placement, names: Sequence[str]) -> Statement:
+    """Read parameters by their names, which begin with a slash."""
+    return {
+        "Sid": "ReadParameters",
+        "Effect": "Allow",
+        "Action": ["ssm:GetParameter", "ssm:GetParameters"],
+        "Resource": [parameter_arn(placement, name) for name in names],
+    }
+
+
+def parameter_arn(placement: Placement, name: str) -> str:
+    """The ARN of a parameter whose name begins with a slash."""
+    return placement.arn("ssm", f"parameter{name}")
 
 
 def write_logs(placement: Placement, groups: Sequence[str], *, sid: str = "WriteLogs") -> Statement:

@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pulumi
 import pulumi_aws as aws
 
-from components.permissions import read_hosts, send_traces, use_table_key, write_logs
+from components.permissions import open_secrets, parameter_arn, read_hosts, send_traces, use_table_key, write_logs
 from components.placement import Placement
 from components.task import (
     COLLECTOR_CPU,
     COLLECTOR_MEMORY_MIB,
-    NAMESPACE,
     OTLP_ENDPOINT,
     Container,
     collector_container,
@@ -29,9 +28,11 @@ from components.task import (
     execution_statements,
     hardening,
     logging,
-    parameter_arn,
     task_roles,
 )
+from observability.metrics import NAMESPACE, PLACE, ROUTER_IN_FLIGHT
+
+_Dimension = aws.appautoscaling.PolicyTargetTrackingScalingPolicyConfigurationCustomizedMetricSpecificationDimensionArgs
 
 TENANT_PORT: Final = 443
 ADMIN_PORT: Final = 8080
@@ -59,29 +60,33 @@ essential); one that hangs gets no traffic, and the alarm on unhealthy targets n
 
 CPU_TARGET_PERCENT: Final = 55
 """One of three zones lost puts half as much again on the rest: 55 becomes 83 %."""
-IN_FLIGHT_METRIC: Final = "mrgc_router_in_flight"
 IN_FLIGHT_TARGET: Final = 1024
 """Requests at once for each router, a quarter of `MAX_IN_FLIGHT`: load can double twice before any is refused."""
 SCALE_OUT_COOLDOWN_S: Final = 60
 SCALE_IN_COOLDOWN_S: Final = 300
 
 FILES_PATH: Final = "/run/mrgc"
-TLS_CERTIFICATE: Final = "tls.crt"
-TLS_KEY: Final = "tls.key"
-TENANTS: Final = "tenants.json"
+FILES: Final = {
+    "TLS_CERT_FILE": "tls-certificate",
+    "TLS_KEY_FILE": "tls-key",
+    "HOSTS_CA_FILE": "hosts-ca",
+    "HOSTS_CERT_FILE": "hosts-certificate",
+    "HOSTS_KEY_FILE": "hosts-key",
+    "TENANTS_FILE": "tenants",
+}
+"""The router's variables that name files, with each file's name: its parameter's too, below /mrgc/<env>/router/."""
 MAX_TENANT_PARTS: Final = 10
 """Parameters that the tenants file may be cut into: 8 KiB each (SSM, advanced tier), some 27 tenants."""
 
 WRITE_FILES: Final = """\
 import os, pathlib
 os.umask(0o077)
-folder = pathlib.Path(os.environ["FILES_PATH"])
-def joined(prefix):
-    return "".join(os.environ[name] for name in sorted(os.environ) if name.startswith(prefix))
-for file, prefix in (("tls.crt", "CERTIFICATE_"), ("tls.key", "KEY_"), ("tenants.json", "TENANTS_")):
-    (folder / file).write_text(joined(prefix), encoding="utf-8")
+for variable in sorted(name for name in os.environ if name.startswith("FILE_")):
+    path = pathlib.Path("/run/mrgc") / variable[8:].replace("_", "-")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(os.environ[variable])
 """
-"""Writes each file from the variables that begin with its prefix, in their names' order, readable by its owner only."""
+"""Writes the variables `FILE_<part>_<name>` to files, parts in order, readable by their owner only."""
 
 ALIVE: Final = (
     "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8080, timeout=4); "
@@ -121,7 +126,9 @@ class RouterServiceArgs:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tenant_parts <= MAX_TENANT_PARTS:
-            raise ValueError(f"tenant_parts is {self.tenant_parts}; the tenants file has 1 to {MAX_TENANT_PARTS} parts.")
+            raise ValueError(
+                f"tenant_parts is {self.tenant_parts}; the tenants file has 1 to {MAX_TENANT_PARTS} parts."
+            )
 
 
 class RouterService(pulumi.ComponentResource):
@@ -135,7 +142,7 @@ class RouterService(pulumi.ComponentResource):
             "table-key": ("task", use_table_key([args.tables_key_arn], [place.region]))
         }
         if args.secrets_key_arn is not None:
-            more["secrets-key"] = ("execution", _open_secrets(place, args.secrets_key_arn))
+            more["secrets-key"] = ("execution", open_secrets(place, args.secrets_key_arn))
         roles = task_roles(
             name,
             placement=place,
@@ -210,7 +217,7 @@ class RouterService(pulumi.ComponentResource):
 
     def _scale(self, name: str, args: RouterServiceArgs, service: aws.ecs.Service) -> None:
         """Follow the CPU and the requests at once, whichever asks for more."""
-        opts = pulumi.ResourceOptions(parent=self)
+        place, opts = args.placement, pulumi.ResourceOptions(parent=self)
         target = aws.appautoscaling.Target(
             f"{name}-scaling",
             service_namespace="ecs",
@@ -218,7 +225,7 @@ class RouterService(pulumi.ComponentResource):
             resource_id=pulumi.Output.concat("service/", args.cluster_name, "/", service.name),
             min_capacity=args.min,
             max_capacity=args.max,
-            tags=args.placement.tags(SERVICE),
+            tags=place.tags(SERVICE),
             opts=opts,
         )
         follow = aws.appautoscaling.PolicyTargetTrackingScalingPolicyConfigurationArgs
@@ -240,13 +247,12 @@ class RouterService(pulumi.ComponentResource):
                 customized_metric_specification=(
                     aws.appautoscaling.PolicyTargetTrackingScalingPolicyConfigurationCustomizedMetricSpecificationArgs(
                         namespace=NAMESPACE,
-                        metric_name=IN_FLIGHT_METRIC,
+                        metric_name=ROUTER_IN_FLIGHT.name,
                         # Every router's collector writes this series, so its average is that of one router.
                         statistic="Average",
                         dimensions=[
-                            aws.appautoscaling.PolicyTargetTrackingScalingPolicyConfigurationCustomizedMetricSpecificationDimensionArgs(
-                                name="service", value=SERVICE
-                            )
+                            _Dimension(name=name, value=value)
+                            for name, value in zip(PLACE, (place.environment, place.region), strict=True)
                         ],
                     )
                 ),
@@ -266,15 +272,14 @@ class RouterService(pulumi.ComponentResource):
 def secret_parameters(placement: Placement, tenant_parts: int = 1) -> dict[str, str]:
     """The SecureString parameters by the variable that ECS puts each into. An operator makes them, not this program.
 
-    Their values would else be in the program's state.
+    Their values would else be in the program's state. The tenants file may be cut into several.
     """
-    tenants = {
-        f"TENANTS_{part:02d}": placement.path(SERVICE, "tenants", str(part)) for part in range(tenant_parts)
-    }
+    single = {name: [placement.path(SERVICE, name)] for name in FILES.values()}
+    parts = {**single, "tenants": [placement.path(SERVICE, "tenants", str(part)) for part in range(tenant_parts)]}
     return {
-        "CERTIFICATE_00": placement.path(SERVICE, "tls-certificate"),
-        "KEY_00": placement.path(SERVICE, "tls-key"),
-        **tenants,
+        f"FILE_{number:02d}_{name.replace('-', '_')}": parameter
+        for name, parameters in parts.items()
+        for number, parameter in enumerate(parameters)
     }
 
 
@@ -287,9 +292,7 @@ def router_environment(placement: Placement, registry_table: str) -> dict[str, s
         "HTTP_PORT": str(TENANT_PORT),
         "ADMIN_HOST": "0.0.0.0",  # noqa: S104 - the load balancer's health check comes here
         "ADMIN_PORT": str(ADMIN_PORT),
-        "TLS_CERT_FILE": f"{FILES_PATH}/{TLS_CERTIFICATE}",
-        "TLS_KEY_FILE": f"{FILES_PATH}/{TLS_KEY}",
-        "TENANTS_FILE": f"{FILES_PATH}/{TENANTS}",
+        **{variable: f"{FILES_PATH}/{name}" for variable, name in FILES.items()},
         "DRAIN_DELAY_S": str(DRAIN_DELAY_S),
         "DRAIN_TIMEOUT_S": str(DRAIN_TIMEOUT_S),
         "OTEL_EXPORTER_OTLP_ENDPOINT": OTLP_ENDPOINT,
@@ -306,7 +309,6 @@ def router_containers(args: RouterServiceArgs) -> list[Container]:
         "cpu": 0,
         **hardening(),
         "entryPoint": ["python", "-c", WRITE_FILES],
-        "environment": environment({"FILES_PATH": FILES_PATH}),
         "secrets": [
             {"name": variable, "valueFrom": parameter_arn(place, parameter)}
             for variable, parameter in sorted(secret_parameters(place, args.tenant_parts).items())
@@ -353,14 +355,3 @@ def router_containers(args: RouterServiceArgs) -> list[Container]:
         log_group=args.collector_log_group_name,
     )
     return [files, router, collector]
-
-
-def _open_secrets(placement: Placement, key_arn: pulumi.Input[str]) -> pulumi.Output[str]:
-    statement: dict[str, Any] = {
-        "Sid": "OpenSecrets",
-        "Effect": "Allow",
-        "Action": "kms:Decrypt",
-        "Resource": key_arn,
-        "Condition": {"StringEquals": {"kms:ViaService": f"ssm.{placement.region}.amazonaws.com"}},
-    }
-    return pulumi.Output.json_dumps({"Version": "2012-10-17", "Statement": [statement]})

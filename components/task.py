@@ -15,11 +15,11 @@ from typing import Any, Final
 import pulumi
 import pulumi_aws as aws
 
-from components.permissions import Statement, policy, role_name, trust, write_logs
+from components.permissions import Statement, policy, read_parameters, role_name, trust, write_logs
 from components.placement import Placement
+from observability.metrics import NAMESPACE, PLACE, emf_declarations
 from observability.names import PROBLEM, REQUEST_ID
 
-NAMESPACE: Final = "MRGC"
 OTLP_PORT: Final = 4318
 OTLP_ENDPOINT: Final = f"http://127.0.0.1:{OTLP_PORT}"
 """Containers of one task share a loopback (network mode awsvpc)."""
@@ -29,45 +29,43 @@ SCRAPE_INTERVAL: Final = "15s"
 COLLECTOR_CPU: Final = 256
 COLLECTOR_MEMORY_MIB: Final = 512
 COLLECTOR_STOP_S: Final = 30
-DIMENSIONS: Final = (("service",), ("service", "outcome"), ("service", "reason"), ("service", "instance_id"))
-"""Dimension sets of the metrics; one whose labels a metric lacks is left out of it (awsemf exporter, README)."""
-
 Container = dict[str, Any]
 
 
 def collector_config(
-    *, region: str, log_group: str, service: str, metrics_port: int, labels: Mapping[str, str] | None = None
+    placement: Placement,
+    *,
+    log_group: str,
+    service: str,
+    target: str,
+    tls: Mapping[str, str] | None = None,
 ) -> str:
     """The collector's configuration as JSON, which is YAML too.
 
-    `service` becomes the dimension of that name; `labels` are more of them (`instance_id` on a host). `metrics_port`
-    is where the program shows `/metrics` on the loopback.
+    `target` is the host and port that show `/metrics`; `tls` Prometheus' `tls_config` where that is HTTPS. `service`
+    names the job and the log stream. Every series gets the labels that `observability.metrics.PLACE` names.
     """
+    labels = dict(zip(PLACE, (placement.environment, placement.region), strict=True))
     return json.dumps(
         {
             "extensions": {"health_check": {"endpoint": "127.0.0.1:13133"}},
             "receivers": {
                 "otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{OTLP_PORT}"}}},
-                "prometheus": {"config": {"scrape_configs": [_scrape(service, metrics_port, labels or {})]}},
+                "prometheus": {"config": {"scrape_configs": [_scrape(service, target, labels, tls)]}},
             },
             "processors": {
                 "memory_limiter": {"check_interval": "1s", "limit_percentage": 75, "spike_limit_percentage": 20},
                 "batch": {"timeout": "5s"},
             },
             "exporters": {
-                "awsxray": {"region": region, "indexed_attributes": [REQUEST_ID, PROBLEM]},
+                "awsxray": {"region": placement.region, "indexed_attributes": [REQUEST_ID, PROBLEM]},
                 "awsemf": {
-                    "region": region,
+                    "region": placement.region,
                     "namespace": NAMESPACE,
                     "log_group_name": log_group,
                     "log_stream_name": f"{service}-metrics",
                     "dimension_rollup_option": "NoDimensionRollup",
-                    "metric_declarations": [
-                        {
-                            "dimensions": [list(dimensions) for dimensions in DIMENSIONS],
-                            "metric_name_selectors": ["^mrgc_"],
-                        }
-                    ],
+                    "metric_declarations": emf_declarations(),
                 },
             },
             "service": {
@@ -88,10 +86,13 @@ def collector_config(
         },
         sort_keys=True,
         separators=(",", ":"),
-    )
+        # The collector reads `$` as the beginning of a variable, and `$$` as the character.
+    ).replace("$", "$$")
 
 
-def collector_container(*, placement: Placement, image: str, service: str, metrics_port: int, log_group: str) -> Container:
+def collector_container(
+    *, placement: Placement, image: str, service: str, metrics_port: int, log_group: str
+) -> Container:
     """The collector beside a program. Not essential: a task that cannot be observed still serves."""
     return {
         "name": "collector",
@@ -103,7 +104,7 @@ def collector_container(*, placement: Placement, image: str, service: str, metri
         "environment": environment(
             {
                 "AOT_CONFIG_CONTENT": collector_config(
-                    region=placement.region, log_group=log_group, service=service, metrics_port=metrics_port
+                    placement, log_group=log_group, service=service, target=f"127.0.0.1:{metrics_port}"
                 )
             }
         ),
@@ -170,20 +171,8 @@ def execution_statements(
         write_logs(placement, sorted(set(log_groups))),
     ]
     if parameters:
-        statements.append(
-            {
-                "Sid": "ReadSecrets",
-                "Effect": "Allow",
-                "Action": "ssm:GetParameters",
-                "Resource": [parameter_arn(placement, name) for name in parameters],
-            }
-        )
+        statements.append(read_parameters(placement, parameters))
     return statements
-
-
-def parameter_arn(placement: Placement, name: str) -> str:
-    """The ARN of a parameter whose name begins with a slash."""
-    return placement.arn("ssm", f"parameter{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +221,12 @@ def task_roles(
     return TaskRoles(execution=roles["execution"], task=roles["task"], policies=policies)
 
 
-def _scrape(service: str, port: int, labels: Mapping[str, str]) -> dict[str, Any]:
+def _scrape(service: str, target: str, labels: Mapping[str, str], tls: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "job_name": f"mrgc-{service}",
         "scrape_interval": SCRAPE_INTERVAL,
-        "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": {"service": service, **labels}}],
+        **({} if tls is None else {"scheme": "https", "tls_config": dict(tls)}),
+        "static_configs": [{"targets": [target], "labels": dict(labels)}],
         # The client library's own series (process_, python_, up, scrape_) would be paid for and watched by nobody.
         "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": "mrgc_.*", "action": "keep"}],
     }
