@@ -56,7 +56,7 @@ Policy = dict[str, Any]
 
 
 def logs_key_policy(placement: Placement) -> Policy:
-    """The policy of a region's logs key: log groups under /mrgc/<environment>/, log delivery to S3, alarms to SNS."""
+    """The policy of a region's logs key: log groups under /mrgc/<environment>/, and topics that alarms publish to."""
     groups = placement.arn("logs", f"log-group:/{PROJECT}/{placement.environment}/*")
     own = {"StringEquals": {"aws:SourceAccount": placement.account}}
     return _policy(
@@ -68,7 +68,6 @@ def logs_key_policy(placement: Placement) -> Policy:
             USE_ACTIONS,
             {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": groups}},
         ),
-        _service("LogDelivery", "delivery.logs.amazonaws.com", USE_ACTIONS, own),
         _service("Alarms", "cloudwatch.amazonaws.com", ("kms:Decrypt", "kms:GenerateDataKey*"), own),
     )
 

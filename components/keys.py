@@ -20,7 +20,6 @@ from components.placement import Placement
 
 DELETION_WINDOW_DAYS: Final = 30
 """The longest that KMS waits, so that a mistake can be undone."""
-ROTATION_DAYS: Final = 365
 KEY_TAG: Final = "mrgc:key"
 """Whose key it is: `platform` or `tenant`."""
 
@@ -62,7 +61,6 @@ class PlatformKeys(pulumi.ComponentResource):
             description=f"MRGC {placement.environment}: {what} in {placement.region}",
             policy=json.dumps(policy),
             enable_key_rotation=True,
-            rotation_period_in_days=ROTATION_DAYS,
             deletion_window_in_days=DELETION_WINDOW_DAYS,
             tags=self._tags(placement, what),
             opts=self._options(placement.region),
@@ -80,7 +78,6 @@ class PlatformKeys(pulumi.ComponentResource):
             policy=policy,
             multi_region=True,
             enable_key_rotation=True,
-            rotation_period_in_days=ROTATION_DAYS,
             deletion_window_in_days=DELETION_WINDOW_DAYS,
             tags=self._tags(home, "tables"),
             opts=self._options(home.region),

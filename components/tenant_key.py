@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from components.keys import DELETION_WINDOW_DAYS, KEY_TAG, ROTATION_DAYS
+from components.keys import DELETION_WINDOW_DAYS, KEY_TAG
 from components.placement import Placement
 from dataplane.protocol.attestation.key_policy import tenant_key_policy
 
@@ -77,7 +77,6 @@ class TenantKey(pulumi.ComponentResource):
             policy=policy,
             multi_region=True,
             enable_key_rotation=True,
-            rotation_period_in_days=ROTATION_DAYS,
             deletion_window_in_days=DELETION_WINDOW_DAYS,
             tags=tags(args.home),
             opts=options(args.home),
