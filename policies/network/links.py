@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from policies.rule import UNKNOWN, Resource
+from policies.rule import Resource
 
 _NAMED_BY: Final = ("id", "arn", "name", "prefixListId", "groupId", "bucket")
 
@@ -40,12 +40,9 @@ class Links:
         return _once(one for one in found if one.type in types)
 
     def _named(self, text: str, resource: Resource) -> list[Resource]:
-        """Resources that AWS calls `text`; names are unique within a region only."""
-        return [
-            one
-            for one in self._names.get(text, [])
-            if one is not resource and (text.startswith("arn:") or one.region in (None, UNKNOWN, resource.region))
-        ]
+        """Resources that AWS calls `text`: those of the same region, where names are unique, before all others."""
+        found = [one for one in self._names.get(text, []) if one is not resource]
+        return [one for one in found if one.region == resource.region] or found
 
 
 def _once(resources: Iterator[Resource]) -> list[Resource]:

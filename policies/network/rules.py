@@ -1,0 +1,40 @@
+"""Every rule of the network pack, in the order in which `mrgc policy explain` prints them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pulumi_policy import Policy
+
+from policies.network import (
+    accelerator,
+    acls,
+    addresses,
+    encryption,
+    endpoints,
+    exposure,
+    load_balancers,
+    logs,
+    regions,
+    security_groups,
+    tables,
+    transit,
+)
+from policies.rule import Rule
+
+RULES: Final[list[Rule]] = [
+    *regions.RULES,
+    *addresses.RULES,
+    *exposure.RULES,
+    *security_groups.RULES,
+    *acls.RULES,
+    *transit.RULES,
+    *endpoints.RULES,
+    *logs.RULES,
+    *load_balancers.RULES,
+    *accelerator.RULES,
+    *encryption.RULES,
+    *tables.RULES,
+]
+
+POLICIES: list[Policy] = [*RULES]
