@@ -44,7 +44,7 @@ PLATFORM_ROLES: Final = Setting(
     name="platformRolePatterns",
     description="ARN patterns (* and ?) of the platform's roles. They may decrypt under attestation and nothing else. "
     "Whoever a policy lets decrypt counts as one of them, listed here or not.",
-    default=["arn:*:iam::*:role/mrgc-*", "arn:*:iam::*:role/*/mrgc-*"],
+    default=["arn:*:iam::*:role/mrgc-*-??-*-?-*", "arn:*:iam::*:role/*/mrgc-*-??-*-?-*"],
     schema={"type": "array", "items": {"type": "string"}},
 )
 
