@@ -47,10 +47,12 @@ class AcceleratorArgs:
 class Accelerator(pulumi.ComponentResource):
     """The accelerator, its listener, an endpoint group a region, and its flow logs.
 
-    `arn`, `dns_name`, `hosted_zone_id` (for alias records), `addresses` (two IPv4) and `log_bucket_name` are outputs.
+    `arn`, `listener_arn`, `dns_name`, `hosted_zone_id` (for alias records), `addresses` (two IPv4) and
+    `log_bucket_name` are outputs.
     """
 
     arn: pulumi.Output[str]
+    listener_arn: pulumi.Output[str]
     dns_name: pulumi.Output[str]
     hosted_zone_id: pulumi.Output[str]
     addresses: pulumi.Output[Sequence[str]]
@@ -99,6 +101,7 @@ class Accelerator(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self),
             )
         self.arn = accelerator.arn
+        self.listener_arn = listener.arn
         self.dns_name = accelerator.dns_name
         self.hosted_zone_id = accelerator.hosted_zone_id
         self.addresses = accelerator.ip_sets.apply(_addresses)
@@ -106,6 +109,7 @@ class Accelerator(pulumi.ComponentResource):
         self.register_outputs(
             {
                 "arn": self.arn,
+                "listener_arn": self.listener_arn,
                 "dns_name": self.dns_name,
                 "hosted_zone_id": self.hosted_zone_id,
                 "addresses": self.addresses,

@@ -29,8 +29,8 @@ HEALTH_INTERVAL_S: Final = 10
 HEALTH_TIMEOUT_S: Final = 5
 HEALTH_THRESHOLD: Final = 2
 """Checks in a row that change a target's state. With 10 s and a time-out of 5 s, a dead router is out after 25 s."""
-DRAIN_S: Final = 120
-"""Seconds that streams have when their router leaves or turns unhealthy: Fargate's longest stop time-out."""
+DRAIN_S: Final = 105
+"""Seconds that streams have when their router leaves or turns unhealthy: as long as the router's own drain."""
 IDLE_S: Final = 350
 """Seconds of silence before a connection is dropped; the accelerator's own limit is 340 and cannot be changed."""
 

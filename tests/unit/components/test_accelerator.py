@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pulumi
@@ -24,6 +25,8 @@ def accelerator(
     alternate_port: bool = False,
     protect: bool = False,
 ) -> Program:
+    outputs: dict[str, Any] = {}
+
     def program() -> None:
         made = Accelerator(
             "accelerator",
@@ -37,13 +40,16 @@ def accelerator(
             ),
             opts=pulumi.ResourceOptions(provider=aws.Provider("aws-accelerator", region="us-west-2")),
         )
-        pulumi.export("arn", made.arn)
-        pulumi.export("dns_name", made.dns_name)
-        pulumi.export("hosted_zone_id", made.hosted_zone_id)
-        pulumi.export("addresses", made.addresses)
-        pulumi.export("log_bucket_name", made.log_bucket_name)
+        pulumi.Output.all(
+            arn=made.arn,
+            listener_arn=made.listener_arn,
+            dns_name=made.dns_name,
+            hosted_zone_id=made.hosted_zone_id,
+            addresses=made.addresses,
+            log_bucket_name=made.log_bucket_name,
+        ).apply(outputs.update)
 
-    return record(program)
+    return replace(record(program), outputs=outputs)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,7 @@ def test_every_region_has_a_group_of_its_load_balancer_with_client_addresses_pre
     assert {one["endpointGroupRegion"] for one in groups} == set(REGIONS[:count])
     assert len(groups) == count
     for one in groups:
+        assert one["listenerArn"] == made.outputs["listener_arn"]
         (configuration,) = one["endpointConfigurations"]
         assert configuration["endpointId"] == f"arn:nlb:{one['endpointGroupRegion']}"
         assert configuration["clientIpPreservationEnabled"] is True, "an internal load balancer is no endpoint without"

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pulumi
 import pulumi_aws as aws
 import pytest
 
+from components import endpoint as endpoint_figures
+from components import router_service
 from components.endpoint import RegionEndpoint, RegionEndpointArgs
 from components.placement import Placement
 from tests.support.pulumi_program import ACCOUNT, Program, record
@@ -20,6 +25,8 @@ def endpoint(
     principals: tuple[str, ...] = (TENANT,),
     private_dns_name: str | None = None,
 ) -> Program:
+    outputs: dict[str, Any] = {}
+
     def program() -> None:
         made = RegionEndpoint(
             f"endpoint-{region}",
@@ -34,14 +41,16 @@ def endpoint(
             ),
             opts=pulumi.ResourceOptions(provider=aws.Provider(f"aws-{region}", region=region)),
         )
-        pulumi.export("load_balancer_arn", made.load_balancer_arn)
-        pulumi.export("load_balancer_dns_name", made.load_balancer_dns_name)
-        pulumi.export("load_balancer_arn_suffix", made.load_balancer_arn_suffix)
-        pulumi.export("target_group_arns", made.target_group_arns)
-        pulumi.export("target_group_arn_suffix", made.target_group_arn_suffix)
-        pulumi.export("service_name", made.service_name)
+        pulumi.Output.all(
+            load_balancer_arn=made.load_balancer_arn,
+            load_balancer_dns_name=made.load_balancer_dns_name,
+            load_balancer_arn_suffix=made.load_balancer_arn_suffix,
+            target_group_arns=made.target_group_arns,
+            target_group_arn_suffix=made.target_group_arn_suffix,
+            service_name=made.service_name,
+        ).apply(outputs.update)
 
-    return record(program)
+    return replace(record(program), outputs=outputs)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +88,17 @@ def test_targets_are_routers_by_address_on_their_tls_port_behind_the_load_balanc
 def test_streams_of_a_draining_router_are_not_cut(made: Program) -> None:
     group = made.one("lb/targetGroup:TargetGroup").inputs
     assert group["targetHealthStates"] == [
-        {"enableUnhealthyConnectionTermination": False, "unhealthyDrainingInterval": 120}
+        {"enableUnhealthyConnectionTermination": False, "unhealthyDrainingInterval": 105}
     ]
-    assert group["deregistrationDelay"] == 120
+    assert group["deregistrationDelay"] == 105
+
+
+def test_the_load_balancers_figures_are_those_that_the_routers_drain_is_made_for() -> None:
+    noticed = endpoint_figures.HEALTH_INTERVAL_S * endpoint_figures.HEALTH_THRESHOLD + endpoint_figures.HEALTH_TIMEOUT_S
+    assert noticed <= router_service.DRAIN_DELAY_S, "the router would close its port while it still gets connections"
+    assert endpoint_figures.DRAIN_S == router_service.DEREGISTRATION_S
+    assert endpoint_figures.TLS_PORT == router_service.TENANT_PORT
+    assert endpoint_figures.HEALTH_PORT == router_service.ADMIN_PORT
 
 
 @pytest.mark.parametrize(("alternate_port", "ports"), [(True, [443, 8080]), (False, [443])])

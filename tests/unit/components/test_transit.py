@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -22,6 +24,8 @@ BLOCKS = {
 def transit(count: int, region: str = "us-east-2") -> Program:
     plans = plan_cluster(dict(list(BLOCKS.items())[:count]))
 
+    outputs: dict[str, Any] = {}
+
     def program() -> None:
         provider = aws.Provider(f"aws-{region}", region=region)
         made = RegionTransit(
@@ -37,11 +41,11 @@ def transit(count: int, region: str = "us-east-2") -> Program:
             ),
             opts=pulumi.ResourceOptions(provider=provider),
         )
-        pulumi.export("gateway_id", made.gateway_id)
-        pulumi.export("attachment_id", made.attachment_id)
-        pulumi.export("route_table_id", made.route_table_id)
+        pulumi.Output.all(
+            gateway_id=made.gateway_id, attachment_id=made.attachment_id, route_table_id=made.route_table_id
+        ).apply(outputs.update)
 
-    return record(program)
+    return replace(record(program), outputs=outputs)
 
 
 @pytest.fixture(scope="module", params=[3, 4])
