@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,11 @@ def test_only_alarms_on_what_nobody_emits_yet_show_insufficient_data() -> None:
     planned = {alert.name for alert in ALL if any(one.metric.emitter is Emitter.CONTROL for one in alert.series)}
     assert unsure == planned - {"cleanup-failures"}
     assert metrics.CONTROL_METRICS, "drop this test when the control loops exist"
+
+
+def test_the_page_for_operators_lists_every_alarm() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
+    rows = {cells[1].strip(" *"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
+    for alert in ALL:
+        assert f"{alert.period_s} s, {alert.datapoints} of {alert.periods}" == rows[alert.name][3].strip()
+        assert ("**" in rows[alert.name][1]) is (alert.severity is Severity.CRITICAL), "bold ones are critical"
