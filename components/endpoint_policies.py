@@ -1,8 +1,9 @@
 """What may be asked through each VPC endpoint: plain policy documents, complete before anything is planned.
 
 An endpoint policy grants nothing. It is the most that anybody in the VPC can ask of a service, whatever credentials
-they brought: with foreign credentials nothing can be sent out through an AWS API, and with our own only what a role of
-the platform has a use for. A role that needs a further action needs it here too.
+they brought: with foreign credentials nothing can be sent out through an AWS API, and with our own only the calls named
+here, on the environment's own things where the service has names for them. Roles grant less. A role that needs a
+further action needs it here too.
 
 Three rules of AWS's own shape the documents (AWS PrivateLink guide, "Control access to VPC endpoints using endpoint
 policies"): a gateway endpoint's principal is always `*`, so conditions say who; `aws:PrincipalAccount` takes no
