@@ -112,6 +112,11 @@ def test_from_outside_the_private_tier_hears_nothing_but_answers(address: IPv4Ad
     assert not admits(acl("private").ingress, address, port), "8080 and 443 of hosts and routers among them"
 
 
+@pytest.mark.parametrize("port", [22, 443, 988, 5000, 8080, 8443, 9090])
+def test_no_listener_of_hosts_and_routers_is_reachable_from_outside_whatever_its_group_says(port: int) -> None:
+    assert not admits(acl("private").ingress, CLIENT, port)
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @given(address=outside, port=ports, protocol=st.sampled_from(["udp", "icmp"]))
 def test_nothing_but_tcp_crosses_the_clusters_edge(tier: str, address: IPv4Address, port: int, protocol: str) -> None:
