@@ -214,13 +214,16 @@ def test_how_many_routers_there_are_is_left_to_the_scaling(program: Program) -> 
     assert target["resourceId"].startswith("service/c/")
 
 
+def scaling(program: Program, what: str) -> dict[str, Any]:
+    made = program.one("appautoscaling/policy:Policy", f"router-us-east-1-scaling-{what}")
+    configuration: dict[str, Any] = made.inputs["targetTrackingScalingPolicyConfiguration"]
+    return configuration
+
+
 def test_routers_are_scaled_by_cpu_and_by_requests_at_once(program: Program) -> None:
-    policies = program.of("appautoscaling/policy:Policy")
-    found = [one.inputs["targetTrackingScalingPolicyConfiguration"] for one in policies]
-    assert [one["predefinedMetricSpecification"]["predefinedMetricType"] for one in found[:1]] == [
-        "ECSServiceAverageCPUUtilization"
-    ]
-    metric = found[1]["customizedMetricSpecification"]
+    cpu, in_flight = (scaling(program, what) for what in ("cpu", "in-flight"))
+    assert cpu["predefinedMetricSpecification"]["predefinedMetricType"] == "ECSServiceAverageCPUUtilization"
+    metric = in_flight["customizedMetricSpecification"]
     assert (metric["namespace"], metric["metricName"], metric["statistic"]) == (
         "MRGC",
         "mrgc_router_in_flight",
@@ -232,10 +235,9 @@ def test_routers_are_scaled_by_cpu_and_by_requests_at_once(program: Program) -> 
     ]
 
 
-def test_the_scaling_starts_well_before_a_router_refuses() -> None:
+def test_the_scaling_starts_well_before_a_router_refuses(program: Program) -> None:
     limit = RouterSettings.model_fields["max_in_flight"].default
-    found = service().of("appautoscaling/policy:Policy")[1].inputs["targetTrackingScalingPolicyConfiguration"]
-    assert found["targetValue"] * 4 == limit
+    assert scaling(program, "in-flight")["targetValue"] * 4 == limit
 
 
 def policies_of(program: Program, role: str) -> list[dict[str, Any]]:
