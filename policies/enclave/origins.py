@@ -9,8 +9,8 @@ from policies.enclave.hosts import TEMPLATE
 from policies.enclave.roles import ATTACHMENTS, ROLE, attached
 from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, Setting, StackRule, at, known, like, listed
 
-PACKAGES: Final = Setting(
-    name="packages",
+PREFIXES: Final = Setting(
+    name="resourcePrefixes",
     description="Prefixes of the resource types that the packs can judge. A resource of any other provider is refused.",
     default=["aws:", "pulumi:", "mrgc:"],
     schema={"type": "array", "items": {"type": "string"}},
@@ -32,8 +32,8 @@ CUSTOMER_POLICY: Final = "aws:iam/policy:Policy"
 
 def readable(resource: Resource, config: Config) -> Iterator[str]:
     """A resource is of a kind that the rules read, and hides no others."""
-    packages = [str(prefix) for prefix in listed(PACKAGES.read(config))]
-    if not any(resource.type.startswith(prefix) for prefix in packages):
+    prefixes = [str(prefix) for prefix in listed(PREFIXES.read(config))]
+    if not any(resource.type.startswith(prefix) for prefix in prefixes):
         yield f"{resource.type} is of a provider that the rules can't judge."
     for prefix, what in HIDING.items():
         if resource.type.startswith(prefix):
@@ -95,7 +95,7 @@ RULES: Final[list[Rule]] = [
     ResourceRule(
         "nothing-unreadable",
         readable,
-        settings=(PACKAGES,),
+        settings=(PREFIXES,),
         protects="Every resource is one that these rules can read, so that none of them is gone around by making the "
         "same thing by another name.",
         fix="Make it with the resources of the AWS provider itself.",

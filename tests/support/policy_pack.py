@@ -44,3 +44,14 @@ def _subject(one: Recorded, providers: Mapping[str, Recorded]) -> Subject:
         dependencies=one.dependencies,
         depends={key: tuple(found.urns) for key, found in one.request.propertyDependencies.items()},
     )
+
+
+def enclave_properties(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The enclave pack's properties for a stack's own values (`stack_config`), as a reviewer of it would set them."""
+    measured, fleet = values["measurements"], values["fleet"]
+    registers = {key: value for key, value in measured.items() if key.startswith("pcr")}
+    return {
+        "measurements": [{**registers, "eifVersion": measured["eif_version"]}],
+        "assuranceLevel": fleet["assurance_level"],
+        "attestableAmis": list(fleet["amis"].values()),
+    }

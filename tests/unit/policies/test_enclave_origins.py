@@ -38,7 +38,7 @@ def test_what_the_rules_cannot_read_is_refused(type_: str) -> None:
 
 
 def test_other_packages_are_configured() -> None:
-    config = {**CONFIG, "packages": ["aws:", "random:"]}
+    config = {**CONFIG, "resourcePrefixes": ["aws:", "random:"]}
     assert refusing(Resource(type="random:index/randomId:RandomId", props={}), config) == set()
 
 
