@@ -82,8 +82,9 @@ DEFAULT_TABLE: Final = "aws:ec2/defaultRouteTable:DefaultRouteTable"
 MAIN_TABLE: Final = "aws:ec2/mainRouteTableAssociation:MainRouteTableAssociation"
 ASSOCIATION: Final = "aws:ec2/routeTableAssociation:RouteTableAssociation"
 ANYWHERE: Final = "0.0.0.0/0"
-IGW: Final = ("igw-",)
-"""How ids of internet gateways begin; those of VPN gateways begin with vgw-."""
+NO_INTERNET_GATEWAY: Final = ("vgw-", "vpce-", "eigw-", "cagw-", "lgw-", "nat-", "odb", "local")
+"""How ids of what a route may name as its gateway, and is no internet gateway, begin."""
+INTERNET_GATEWAY: Final = "aws:ec2/internetGateway:InternetGateway"
 NEXT_HOPS: Final = (
     "gatewayId",
     "transitGatewayId",
@@ -151,7 +152,7 @@ def _judge_route(route: Mapping[str, Any], config: Config) -> Iterator[str]:
         return
     if hops != [allowed]:
         yield f"The route to {cidr} goes by {', '.join(hops) or 'nothing'}; it may go by {allowed} alone."
-    elif allowed == "gatewayId" and route[allowed] is not UNKNOWN and not str(route[allowed]).startswith(IGW):
+    elif allowed == "gatewayId" and str(route[allowed]).startswith(NO_INTERNET_GATEWAY):
         yield f"The route to {cidr} goes by {route[allowed]}, which is no internet gateway."
 
 
@@ -178,6 +179,9 @@ def internet_by_the_public_tier(resources: Sequence[Resource], config: Config) -
     for resource in links.of(ROUTE, TABLE, DEFAULT_TABLE):
         if not any(_leads_out(route, region_blocks) for route in _routes(resource)):
             continue
+        gateways = links.targets(resource, "gatewayId" if resource.type == ROUTE else "routes", INTERNET_GATEWAY)
+        if not gateways:
+            yield f"{resource.name} leads out of the regions by no internet gateway of this stack.", resource.urn
         tables = [resource]
         if resource.type == ROUTE:
             tables = links.targets(resource, "routeTableId", TABLE, DEFAULT_TABLE)
