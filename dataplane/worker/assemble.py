@@ -53,6 +53,7 @@ def make_worker(
         directory=PoolDirectory(settings.fsx_mount_point),
         factory=factory,
         max_loaded=settings.max_loaded_pools,
+        stall_s=settings.engine_stall_s,
         monotonic=monotonic,
     )
     inference = Inference(

@@ -62,11 +62,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """The engine's own figures: requests waiting and running, and the fraction (0 to 1) of KV cache in use."""
+    """The engine's own figures: requests waiting and running, and the fraction (0 to 1) of KV cache in use.
+
+    `steps` moves whenever the engine gets on with anything, and `owed` requests still wait for something of it: with
+    `owed` above 0 and `steps` still, it hangs.
+    """
 
     waiting: int
     running: int
     kv_cache_usage: float
+    steps: int = 0
+    owed: int = 0
 
 
 class Engine(Protocol):

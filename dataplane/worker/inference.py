@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from dataplane.protocol.envelope import ResponseSealer
 from dataplane.protocol.errors import LinkError, MrgcError, ProblemError
 from dataplane.protocol.hop import HopHead, HopMessage, HopRequestOpener, HopTail
 from dataplane.protocol.keys import SALT_BYTES
-from dataplane.protocol.link import LinkMessage, LinkType
+from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkMessage, LinkType
 from dataplane.worker.engine import EngineError, EngineOverloadedError, Reply, Usage
 from dataplane.worker.identity import WorkerIdentity
 from dataplane.worker.pools import LoadedPool, Pools
@@ -107,13 +107,33 @@ class Inference:
         try:
             with self.telemetry.span(names.WORKER_GENERATE, traceparent=known, attributes=attributes) as span:
                 trace_id = span.get_span_context().trace_id
-                await _unless_gone(link, self._answer(message, answer, span))
+                with _naming_failures(span, limit):
+                    await self._unless_over(link, self._answer(message, answer, span))
         finally:
-            # Also where the request failed: nobody takes its spans then, and they must not stay.
-            spans = self.telemetry.take(trace_id)
-        if spans is not None:
-            await link.send(LinkType.SPANS, spans, timeout_s=SEND_TIMEOUT_S)
+            # Also where the request failed: its span says how, and must not stay here.
+            answer.spans = self.telemetry.take(trace_id)
+        await answer.send_spans()
         await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
+
+    async def _unless_over(self, link: LinkStream, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` to its end, or cancel it, and wait for that, as soon as the peer leaves or an engine is gone."""
+        running = asyncio.ensure_future(work)
+        leaving = asyncio.create_task(_gone(link), name="watch-client")
+        dying = asyncio.create_task(self.pools.wait_failed(), name="watch-engine")
+        try:
+            await asyncio.wait({running, leaving, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                running.cancel()
+                await asyncio.wait({running})
+                if running.cancelled() or running.exception() is not None:
+                    if dying.done() and not dying.cancelled():
+                        raise ProblemError("host-failed", dying.result())
+                    raise ClientGoneError
+            await running
+        finally:
+            for task in (running, leaving, dying):
+                task.cancel()
+            await asyncio.gather(running, leaving, dying, return_exceptions=True)
 
     async def _answer(self, message: HopMessage, answer: Answer, span: Span) -> None:
         """Run one message and send its whole answer."""
@@ -194,6 +214,7 @@ class Answer:
         """Nothing can be sealed before the request was opened."""
         self._link = link
         self.sent = False
+        self.spans: bytes | None = None
         self.sealer: ResponseSealer | None = None
 
     async def send(self, *pieces: bytes, final: bool = False) -> None:
@@ -205,11 +226,17 @@ class Answer:
         sealed += [self.sealer.seal(piece, final=final) for piece in pieces]
         await self._link.send(LinkType.HOP_DATA, b"".join(sealed), timeout_s=SEND_TIMEOUT_S)
 
+    async def send_spans(self) -> None:
+        """Hand over the request's finished spans, where there are any."""
+        if self.spans is not None and len(self.spans) <= MAX_PAYLOAD_BYTES:
+            await self._link.send(LinkType.SPANS, self.spans, timeout_s=SEND_TIMEOUT_S)
+
     async def refuse(self, problem: ProblemError) -> None:
-        """End with a PROBLEM, or, after the first byte of the answer, with an ABORT."""
+        """End with a PROBLEM, or, after the first byte of the answer, with an ABORT; the spans go before it."""
         kind = LinkType.ABORT if self.sent else LinkType.PROBLEM
         fields: dict[str, object] = {"reason": problem.code} if self.sent else problem_map(problem)
         try:
+            await self.send_spans()
             await self._link.send(kind, fields, timeout_s=SEND_TIMEOUT_S)
         except LinkError:
             self._link.abort()
@@ -237,22 +264,21 @@ async def receive_request(link: LinkStream, opener: HopRequestOpener) -> HopRequ
         opener.feed(message.payload)
 
 
-async def _unless_gone(link: LinkStream, work: Any) -> None:
-    """Run `work` to its end, or cancel it, and wait for that, as soon as the peer leaves."""
-    running = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_gone(link), name="watch-client")
+@contextmanager
+def _naming_failures(span: Span, limit: asyncio.Timeout) -> Iterator[None]:
+    """Name on the span the problem that a failure will be told as; a client that leaves is none."""
     try:
-        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            running.cancel()
-            await asyncio.wait({running})
-            if running.cancelled() or running.exception() is not None:
-                raise ClientGoneError
-        await running
-    finally:
-        for task in (running, leaving):
-            task.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
+        yield
+    except ProblemError as problem:
+        span.set_attribute(names.PROBLEM, problem.code)
+        raise
+    except MrgcError:
+        span.set_attribute(names.PROBLEM, "host-failed")
+        raise
+    except asyncio.CancelledError:
+        if limit.expired():
+            span.set_attribute(names.PROBLEM, "deadline-exceeded")
+        raise
 
 
 async def _gone(link: LinkStream) -> None:

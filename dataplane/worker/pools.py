@@ -20,6 +20,9 @@ FAILED_LOAD_PAUSE_S: Final = 30.0
 PROBE_TIMEOUT_S: Final = 120.0
 """Longest first completion of a fresh engine; a GPU engine may still compile kernels for it."""
 
+STALL_LOOK_S: Final = 1.0
+"""How often the watch looks whether an engine still gets on."""
+
 PROBE_SALT: Final = "mrgc-worker-probe"
 RETRY_AFTER_S: Final = 1
 
@@ -51,12 +54,19 @@ class Pools:
     """Owns the engines. Loads are serial: two at once would compete for the same memory."""
 
     def __init__(
-        self, *, directory: PoolDirectory, factory: EngineFactory, max_loaded: int, monotonic: Callable[[], float]
+        self,
+        *,
+        directory: PoolDirectory,
+        factory: EngineFactory,
+        max_loaded: int,
+        stall_s: float,
+        monotonic: Callable[[], float],
     ) -> None:
-        """`max_loaded` pools at most are in memory."""
+        """`max_loaded` pools at most are in memory; an engine that hangs for `stall_s` seconds counts as dead."""
         self._directory = directory
         self._factory = factory
         self._max_loaded = max_loaded
+        self._stall_s = stall_s
         self._monotonic = monotonic
         self._loaded: dict[str, LoadedPool] = {}
         self._loading: dict[str, asyncio.Task[LoadedPool]] = {}
@@ -83,7 +93,7 @@ class Pools:
             loaded.last_used = self._monotonic()
 
     async def wait_failed(self) -> str:
-        """Wait until an engine dies; return what happened."""
+        """Wait until an engine dies or hangs; return what happened, in one sentence."""
         return await asyncio.shield(self._failed)
 
     def engine_load(self) -> EngineLoad:
@@ -198,10 +208,29 @@ class Pools:
         return loaded
 
     async def _watch(self, loaded: LoadedPool) -> None:
-        """Turn an engine's death into this worker's."""
-        reason = await loaded.engine.wait_failed()
+        """Turn an engine's death into this worker's, and its hanging too: no request would end by itself."""
+        dying = asyncio.ensure_future(loaded.engine.wait_failed())
+        hanging = asyncio.create_task(self._hangs(loaded.engine))
+        try:
+            await asyncio.wait({dying, hanging}, return_when=asyncio.FIRST_COMPLETED)
+            reason = f"died: {dying.result()}" if dying.done() else hanging.result()
+        finally:
+            for task in (dying, hanging):
+                task.cancel()
+            await asyncio.gather(dying, hanging, return_exceptions=True)
         if not self._failed.done():
-            self._failed.set_result(f"The engine of pool {loaded.pool.name} died: {reason}")
+            self._failed.set_result(f"The engine of pool {loaded.pool.name} {reason}")
+
+    async def _hangs(self, engine: Engine) -> str:
+        """Wait until the engine owes answers and has got nowhere for `stall_s` seconds."""
+        steps, since = -1, self._monotonic()
+        while True:
+            load, now = engine.load(), self._monotonic()
+            if load.owed == 0 or load.steps != steps:
+                steps, since = load.steps, now
+            elif now - since >= self._stall_s:
+                return f"hangs: it has made nothing for {self._stall_s:g} s, and {load.owed} requests wait for it."
+            await asyncio.sleep(min(STALL_LOOK_S, self._stall_s / 4))
 
     async def _make_room(self, name: str) -> None:
         while len(self._loaded) >= self._max_loaded:

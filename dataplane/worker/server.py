@@ -22,6 +22,9 @@ from dataplane.worker.pools import Pools
 OPEN_TIMEOUT_S: Final = 10.0
 """How long a connection may say nothing; the parent opens one to use it at once."""
 
+FAREWELL_S: Final = 2.0
+"""For requests in flight to be told that the engine is gone, before their connections are cut."""
+
 MAX_CONNECTIONS: Final = 1024
 """Connections at once. A request holds one, so this is above any queue that makes sense on one host; each costs
 up to 128 KiB of buffers."""
@@ -30,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerDeadError(MrgcError):
-    """An engine died: the worker ends, and whoever supervises it starts a fresh one."""
+    """An engine died or hangs: the worker ends, and whoever supervises it starts a fresh one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,11 @@ class WorkerServer:
             await self._until_stopped(stop)
             server.close()
             await self._drain(connections)
+        except WorkerDeadError:
+            server.close()
+            if connections:
+                await asyncio.wait(set(connections), timeout=FAREWELL_S)
+            raise
         finally:
             server.close()
             for task in list(connections):

@@ -19,6 +19,9 @@ DEFAULT_MAX_QUEUE: Final = 64
 """Requests that may wait beyond those that run: at 256 running sequences, a quarter of a batch. More would only
 time out here instead of running elsewhere."""
 
+DEFAULT_ENGINE_STALL_S: Final = 120.0
+"""Longer than a slow reader can hold a finished answer back (30 s a piece, three pieces), or a GPU takes to compile."""
+
 MIN_KV_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -42,6 +45,12 @@ class WorkerSettings(SidecarSettings):
         ge=0,
         le=65_536,
         description="requests that may wait beyond those running, 0 to 65536",
+    )
+    engine_stall_s: float = Field(
+        default=DEFAULT_ENGINE_STALL_S,
+        gt=0,
+        le=3600,
+        description="seconds for which an engine that owes answers may make nothing, above 0 to 3600",
     )
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="requests that run at once, 1 to 4096; the engine's own choice if unset"

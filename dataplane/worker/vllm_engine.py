@@ -213,8 +213,14 @@ class VllmEngine:
         """The scheduler's figures as of its last step; none follows an abort, so an idle engine has zeros."""
         figures = self._runtime.figures
         if self._in_flight == 0:
-            return EngineLoad(waiting=0, running=0, kv_cache_usage=0.0)
-        return EngineLoad(waiting=figures.waiting, running=figures.running, kv_cache_usage=figures.kv_cache_usage)
+            return EngineLoad(waiting=0, running=0, kv_cache_usage=0.0, steps=figures.steps)
+        return EngineLoad(
+            waiting=figures.waiting,
+            running=figures.running,
+            kv_cache_usage=figures.kv_cache_usage,
+            steps=figures.steps,
+            owed=figures.owed,
+        )
 
     async def wait_failed(self) -> str:
         """Wait until vLLM finds its engine process dead."""

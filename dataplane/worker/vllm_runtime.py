@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -43,6 +43,17 @@ children_die_with_us()
 
 
 @dataclass(slots=True)
+class Figures:
+    """The scheduler's state at its last step; `steps` and `owed` as in `EngineLoad`."""
+
+    waiting: int = 0
+    running: int = 0
+    kv_cache_usage: float = 0.0
+    steps: int = 0
+    owed: int = 0
+
+
+@dataclass(slots=True)
 class Meter:
     """Counts one request's tokens from the engine's own outputs, so nothing is added to what the tenant sees."""
 
@@ -51,6 +62,7 @@ class Meter:
     cached_tokens: int = 0
     ran: bool = False
     failed: bool = False
+    figures: Figures = field(default_factory=Figures, repr=False)
 
     def usage(self) -> Usage | None:
         """The counts, or None where nothing reached the engine."""
@@ -69,9 +81,21 @@ class _Sequence:
 
     meter: Meter
     deltas: bool
+    owed: bool = False
     prompt: int = 0
     cached: int = 0
     made: dict[int, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self.owed = True
+        self.meter.figures.owed += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Owe nothing any more, whether it was answered or given up."""
+        if self.owed:
+            self.owed = False
+            self.meter.figures.owed -= 1
 
     def count(self, output: Any) -> None:
         """Add one output of a generation; figures that the engine repeats are not counted twice."""
@@ -87,6 +111,9 @@ class _Sequence:
         meter, prompt = self.meter, len(output.prompt_token_ids or ())
         cached = int(getattr(output, "num_cached_tokens", 0) or 0)
         meter.ran = True
+        meter.figures.steps += 1
+        if output.finished:
+            self.__exit__()
         meter.prompt_tokens += max(prompt - self.prompt, 0)
         meter.cached_tokens += max(cached - self.cached, 0)
         self.prompt, self.cached = max(prompt, self.prompt), max(cached, self.cached)
@@ -102,10 +129,11 @@ class MeteredLLM(AsyncLLM):  # type: ignore[misc]  # vLLM publishes no types her
         meter = METER.get() or Meter()
         sequence = _Sequence(meter, deltas=sampling_params.output_kind == RequestOutputKind.DELTA)
         try:
-            async with aclosing(super().generate(prompt, sampling_params, request_id, **options)) as outputs:
-                async for output in outputs:
-                    sequence.count(output)
-                    yield output
+            with sequence:
+                async with aclosing(super().generate(prompt, sampling_params, request_id, **options)) as outputs:
+                    async for output in outputs:
+                        sequence.count(output)
+                        yield output
         except (EngineDeadError, EngineGenerateError):
             meter.failed = True
             raise
@@ -117,22 +145,14 @@ class MeteredLLM(AsyncLLM):  # type: ignore[misc]  # vLLM publishes no types her
         meter = METER.get() or Meter()
         sequence = _Sequence(meter, deltas=False)
         try:
-            async with aclosing(super().encode(prompt, pooling_params, request_id, **options)) as outputs:
-                async for output in outputs:
-                    sequence.count_prompt(output)
-                    yield output
+            with sequence:
+                async with aclosing(super().encode(prompt, pooling_params, request_id, **options)) as outputs:
+                    async for output in outputs:
+                        sequence.count_prompt(output)
+                        yield output
         except (EngineDeadError, EngineGenerateError):
             meter.failed = True
             raise
-
-
-@dataclass(slots=True)
-class Figures:
-    """The scheduler's state at its last step."""
-
-    waiting: int = 0
-    running: int = 0
-    kv_cache_usage: float = 0.0
 
 
 class Runtime:
@@ -165,7 +185,7 @@ class Runtime:
 
     def meter(self) -> Meter:
         """Start counting for the request that the current task serves from here on."""
-        meter = Meter()
+        meter = Meter(figures=self.figures)
         METER.set(meter)
         return meter
 
@@ -200,6 +220,7 @@ def start(pool: Pool, options: VllmOptions, *, fork: bool) -> Runtime:
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
             del iteration_stats
+            figures.steps += 1
             if scheduler_stats is not None:
                 figures.waiting = int(scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
                 figures.running = int(scheduler_stats.num_running_reqs)

@@ -140,7 +140,13 @@ class SyntheticEngine:
     def load(self) -> EngineLoad:
         """The scheduler's figures."""
         scheduler = self._scheduler
-        return EngineLoad(waiting=scheduler.waiting, running=scheduler.running, kv_cache_usage=scheduler.kv_cache_usage)
+        return EngineLoad(
+            waiting=scheduler.waiting,
+            running=scheduler.running,
+            kv_cache_usage=scheduler.kv_cache_usage,
+            steps=scheduler.steps,
+            owed=scheduler.waiting + scheduler.running,
+        )
 
     async def wait_failed(self) -> str:
         """Wait for ever: this engine has nothing that could die before its process does."""

@@ -92,6 +92,7 @@ class Scheduler:
         self._reserved = 0
         self._prefix: OrderedDict[bytes, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
+        self.steps = 0
 
     @property
     def waiting(self) -> int:
@@ -135,6 +136,7 @@ class Scheduler:
             self._admit()
             prefilled = self._prefill()
             await self._sleep(self._costs.step(running=len(self._running), prefilled=prefilled))
+            self.steps += 1
             for sequence in list(self._running):
                 if sequence.unfilled == 0 and sequence.generated < sequence.max_tokens:
                     self._keep(sequence)

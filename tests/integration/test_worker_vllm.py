@@ -82,7 +82,7 @@ def unnetworked(python: str) -> list[str]:
     return [*up, python] if possible else [python]
 
 
-def start(command: list[str], mount: Path, folder: Path) -> RunningWorker:
+def start(command: list[str], mount: Path, folder: Path, **more: str) -> RunningWorker:
     address = UnixAddress(str(folder / "worker.sock"))
     log = folder / "worker.log"
     environ = {
@@ -96,7 +96,7 @@ def start(command: list[str], mount: Path, folder: Path) -> RunningWorker:
         "MAX_QUEUE": "4",
         "MAX_NUM_SEQS": "4",
         "HOME": str(folder),
-    }
+    } | more
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "-m", "stacks.local.worker"], cwd=ROOT, env=environ, stdout=output, stderr=output
@@ -313,6 +313,29 @@ async def test_an_engine_that_is_killed_ends_the_worker_and_its_streams(doomed: 
     status = await asyncio.to_thread(doomed.process.wait, 30)
     assert status == 1, "the worker must not stay behind and look alive"
     assert "died" in doomed.log.read_text()
+
+
+async def test_an_engine_that_hangs_ends_the_worker_and_its_streams(
+    engine_python: Path, mount: Path, tmp_path: Path
+) -> None:
+    worker = start([str(engine_python)], mount, tmp_path, ENGINE_STALL_S="2")
+    try:
+        await ready(worker)
+        exchange = await worker.client.begin(hop_message(CHAT, chat(stream=True, max_tokens=3900, ignore_eos=True)))
+        stream = exchange.chunks()
+        await anext(stream)
+        (engine,) = worker.engines()
+        engine.suspend()  # it lives, and does nothing
+        async with asyncio.timeout(15):
+            async for _ in stream:
+                pass
+        assert exchange.answered.aborted == {"reason": "host-failed"}, "broken off, long before the deadline"
+        await exchange.link.close()
+        assert await asyncio.to_thread(worker.process.wait, 60) == 1, "the worker ends, to be started afresh"
+        assert "hangs: it has made nothing for 2 s, and 1 requests wait for it" in worker.log.read_text()
+        assert not engine.is_running(), "and takes the hanging engine with it"
+    finally:
+        await asyncio.to_thread(end, worker)
 
 
 async def test_no_engine_outlives_a_worker_that_is_killed(doomed: RunningWorker) -> None:

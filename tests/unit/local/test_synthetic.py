@@ -190,8 +190,10 @@ async def test_a_full_kv_cache_makes_requests_wait(make: Callable[..., Any]) -> 
         load = engine.load()
         assert (load.running, load.waiting) == (1, 1), "2,500 tokens twice do not fit 4,096"
         assert load.kv_cache_usage == pytest.approx(2500 / 4096)
+        assert load.owed == 2, "both still wait for something"
     await asyncio.sleep(0)
-    assert engine.load() == type(load)(waiting=0, running=0, kv_cache_usage=0.0), "all is given back"
+    load = engine.load()
+    assert load == type(load)(waiting=0, running=0, kv_cache_usage=0.0, steps=load.steps), "all is given back"
 
 
 async def test_a_lower_priority_number_goes_first(make: Callable[..., Any]) -> None:

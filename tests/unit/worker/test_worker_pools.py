@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ class FakeEngine:
         self.name = name
         self.status = status
         self.closed = False
+        self.figures = {"steps": 0, "owed": 0}
         self.dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
@@ -34,7 +36,7 @@ class FakeEngine:
         yield Reply(status=self.status, content_type="x", body=body(), usage=lambda: None)
 
     def load(self) -> EngineLoad:
-        return EngineLoad(waiting=1, running=2, kv_cache_usage=0.25)
+        return EngineLoad(waiting=1, running=2, kv_cache_usage=0.25, **self.figures)
 
     async def wait_failed(self) -> str:
         return await asyncio.shield(self.dead)
@@ -89,7 +91,7 @@ async def factory() -> FakeFactory:
 async def pools(mount: Path, add_pool: Callable[..., Path], factory: FakeFactory, clock: Clock) -> AsyncIterator[Pools]:
     add_pool("second")
     add_pool("third")
-    made = Pools(directory=PoolDirectory(mount), factory=factory, max_loaded=2, monotonic=clock)
+    made = Pools(directory=PoolDirectory(mount), factory=factory, max_loaded=2, stall_s=60, monotonic=clock)
     yield made
     await made.close()
 
@@ -187,6 +189,26 @@ async def test_the_death_of_an_engine_is_told_with_the_pools_name(pools: Pools, 
     factory.engines[0].dead.set_result("it was killed.")
     async with asyncio.timeout(1):
         assert await pools.wait_failed() == "The engine of pool tiny died: it was killed."
+
+
+async def test_an_engine_that_owes_answers_and_makes_nothing_is_told_with_the_pools_name(
+    mount: Path, factory: FakeFactory
+) -> None:
+    pools = Pools(directory=PoolDirectory(mount), factory=factory, max_loaded=2, stall_s=0.2, monotonic=time.monotonic)
+    try:
+        async with pools.use("tiny"):
+            failed = asyncio.ensure_future(pools.wait_failed())
+            engine = factory.engines[0]
+            for figures in ({"steps": 5, "owed": 0}, {"owed": 1}):
+                engine.figures |= figures
+                for _ in range(10):
+                    await asyncio.sleep(0.04)
+                    engine.figures["steps"] += figures["owed"]
+                assert not failed.done(), "idle, or getting on: neither is hanging"
+            reason = await asyncio.wait_for(failed, 5)
+            assert reason == "The engine of pool tiny hangs: it has made nothing for 0.2 s, and 1 requests wait for it."
+    finally:
+        await pools.close()
 
 
 async def test_an_engine_that_is_unloaded_on_purpose_is_no_death(pools: Pools, factory: FakeFactory) -> None:

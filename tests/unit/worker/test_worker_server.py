@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from dataplane.mesh.address import AddressError, UnixAddress
 from dataplane.mesh.lifecycle import Stop
@@ -47,7 +48,10 @@ def synthetic(costs: SyntheticCosts = FAST) -> SyntheticFactory:
 
 
 class BrokenEngine:
-    """Fails where the test says: "enter", "overloaded", "first" or "later"; works while it says ""."""
+    """Fails where the test says: "enter", "overloaded", "first" or "later"; works while it says "".
+
+    "hang" and "hang later" make nothing, or nothing more, and owe an answer.
+    """
 
     capacity = 4
 
@@ -68,7 +72,11 @@ class BrokenEngine:
         async def body() -> AsyncIterator[bytes]:
             if fails == "first":
                 raise EngineError("it died")
+            if fails == "hang":
+                await asyncio.Event().wait()
             yield b"half"
+            if fails == "hang later":
+                await asyncio.Event().wait()
             if fails == "later":
                 raise EngineError("it died")
 
@@ -76,7 +84,7 @@ class BrokenEngine:
         yield Reply(status=200, content_type="text/plain", body=body(), usage=lambda: usage)
 
     def load(self) -> EngineLoad:
-        return EngineLoad(waiting=0, running=0, kv_cache_usage=0.5)
+        return EngineLoad(waiting=0, running=0, kv_cache_usage=0.5, steps=1, owed=int("hang" in self.fails))
 
     async def wait_failed(self) -> str:
         return await asyncio.shield(self.died)
@@ -318,6 +326,48 @@ async def test_the_death_of_an_engine_ends_the_worker(run_worker: Run) -> None:
         with pytest.raises(AddressError):
             await client.stats()
     assert factory.engine.closed == 1
+
+
+@pytest.mark.parametrize("fails", ["hang", "hang later"])
+async def test_an_engine_that_hangs_ends_the_worker_and_its_requests_in_bounded_time(
+    run_worker: Run, fails: str
+) -> None:
+    factory = BrokenFactory()
+    async with run_worker(factory, engine_stall_s=0.2) as (_, client, task):
+        await asyncio.sleep(0.3)
+        assert not task.done(), "an engine that owes nothing may be still"
+        factory.engine.fails = fails
+        answered = await asyncio.wait_for(client.ask(COMPLETIONS, {}), 5)
+        with pytest.raises(WorkerDeadError, match=r"pool tiny hangs: it has made nothing for 0\.2 s"):
+            await asyncio.wait_for(task, 5)
+        with pytest.raises(AddressError):
+            await client.stats()
+    if fails == "hang":
+        assert answered.problem is not None, "nothing was sent, so another host may do it"
+        assert answered.problem["code"] == "host-failed"
+        assert "hangs" in answered.problem["detail"], "and the sentence says why"
+    else:
+        assert answered.aborted == {"reason": "host-failed"}, "a stream that had begun is broken off"
+    assert answered.tail is None, "and never looks finished"
+
+
+@pytest.mark.parametrize(
+    ("fails", "problem"),
+    [("first", "host-failed"), ("later", "host-failed"), ("overloaded", "overloaded"), ("hang", "deadline-exceeded")],
+)
+async def test_a_request_that_fails_leaves_its_span_with_the_problem(run_worker: Run, fails: str, problem: str) -> None:
+    factory = BrokenFactory()
+    async with run_worker(factory) as (_, client, _task):
+        factory.engine.fails = fails
+        asked = hop_message(COMPLETIONS, {"prompt": SECRET}, traceparent=TRACEPARENT)
+        answered = await client.infer(asked, deadline_ms=300 if fails == "hang" else 60_000)
+    assert answered.spans is not None, "a trace that ends at the enclave would not say where it failed"
+    (span,) = ExportTraceServiceRequest.FromString(answered.spans).resource_spans[0].scope_spans[0].spans
+    assert span.trace_id.hex() in TRACEPARENT, "the span belongs to the request's trace"
+    assert span.status.code == Status.STATUS_CODE_ERROR, "it is marked as failed"
+    said = {attribute.key: attribute.value.string_value for attribute in span.attributes}
+    assert said["mrgc.problem"] == problem, "and says as what"
+    assert SECRET.encode() not in answered.spans
 
 
 async def test_a_default_pool_that_cannot_be_loaded_ends_the_worker(run_worker: Run) -> None:
