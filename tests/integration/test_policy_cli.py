@@ -15,6 +15,7 @@ from policies.enclave.rules import RULES
 from policies.packs import PACKS, expand, properties, read_configuration
 from policies.rule import ConfigurationError
 from tests.support.enclave_resources import AMI, CONFIG, allow, key
+from tests.support.pulumi_program import ROOT
 
 SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "AAAA"}
 
@@ -188,3 +189,12 @@ def test_a_pack_that_does_not_exist_is_misuse() -> None:
     result = CliRunner().invoke(app, ["explain", "--pack", "cost"])
     assert result.exit_code == 2
     assert "one of enclave, network" in result.output
+
+
+def test_the_reviewers_page_names_every_rule_and_every_property_of_the_enclave_pack() -> None:
+    page = (ROOT / "docs" / "policies.md").read_text()
+    for policies in PACKS.values():
+        for one in policies:
+            assert f"| `{one.name}`" in page, one.name
+    for one in PACKS["enclave"]:
+        assert all(f"| `{name}` |" in page for name in properties(one)), one.name
