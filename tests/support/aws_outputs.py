@@ -34,4 +34,6 @@ def outputs(type_: str, name: str, inputs: Mapping[str, Any], region: str) -> di
         state["ipSets"] = [{"ipFamily": "IPv4", "ipAddresses": ["192.0.2.1", "192.0.2.2"]}]
     if type_ == "aws:ec2/vpcEndpoint:VpcEndpoint":
         state["dnsEntries"] = [{"dnsName": f"{ident}.vpce.example", "hostedZoneId": "Z1"}]
+    if type_ == "aws:ec2/launchTemplate:LaunchTemplate":
+        state["latestVersion"] = 1
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pulumi
 import yaml
-from pulumi.runtime import mocks
+from pulumi.runtime import get_root_resource, mocks
 from pulumi.runtime import test as drain
 from pulumi.runtime.config import set_all_config
 
@@ -19,6 +20,9 @@ from tests.support.aws_outputs import ACCOUNT, identity, outputs
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "mrgc"
+
+SPECIAL = "4dabf18193072939515e22adb298388d"
+"""The key that marks a secret on the wire (pulumi `sdk/python/lib/pulumi/runtime/rpc.py`)."""
 
 __all__ = ["ACCOUNT", "PROJECT", "ROOT", "Program", "Recorded", "as_engine_config", "record", "stack_config"]
 
@@ -89,7 +93,6 @@ class _Monitor(mocks.MockMonitor):
     def __init__(self, answers: mocks.Mocks) -> None:
         super().__init__(answers)
         self.requests: list[tuple[str, Any]] = []
-        self.outputs: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the engine's name
@@ -97,11 +100,6 @@ class _Monitor(mocks.MockMonitor):
         with self._lock:
             self.requests.append((response.urn, request))
         return response
-
-    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the engine's name
-        if "pulumi:pulumi:Stack" in request.urn:
-            self.outputs.update(_plain(request.outputs))
-        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]  # as above
 
 
 def record(
@@ -119,12 +117,18 @@ def record(
     monitor = _Monitor(answers)
     mocks.set_mocks(answers, project=PROJECT, stack=stack, preview=False, monitor=monitor)
     set_all_config(dict(config or {}))
-    drain(program)()  # type: ignore[no-untyped-call]  # as above
+    outputs: dict[str, Any] = {}
+
+    def run() -> pulumi.Output[None]:
+        program()
+        exported = dict(getattr(get_root_resource(), "outputs", {}))
+        return pulumi.Output.from_input(exported).apply(outputs.update)
+
+    drain(run)()  # type: ignore[no-untyped-call]  # as above
     resources = [_recorded(urn, request) for urn, request in monitor.requests]
-    urns = [one.urn for one in resources]
-    twice = {urn for urn in urns if urns.count(urn) > 1}
+    twice = [urn for urn, times in Counter(one.urn for one in resources).items() if times > 1]
     assert not twice, f"registered twice: {twice}"
-    return Program([one for one in resources if one.type != "pulumi:pulumi:Stack"], monitor.outputs)
+    return Program([one for one in resources if one.type != "pulumi:pulumi:Stack"], outputs)
 
 
 def stack_config(stack: str) -> dict[str, Any]:
@@ -165,6 +169,8 @@ def _plain(struct: Any) -> dict[str, Any]:
 def _strip(value: Any) -> Any:
     """Numbers that are whole as int, secrets as their value."""
     if isinstance(value, Mapping):
+        if SPECIAL in value:
+            return _strip(value["value"])
         return {key: _strip(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_strip(inner) for inner in value]

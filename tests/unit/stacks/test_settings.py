@@ -19,6 +19,7 @@ EUROPE = {
     "asn": 64515,
 }
 ZERO = "0" * 96
+ARTEFACTS = {"eif_sha256": "a" * 64, "wheel_sha256": "b" * 64, "version": "1.0.0"}
 
 
 def changed(change: Callable[[dict[str, Any]], object], stack: str = "prod") -> dict[str, Any]:
@@ -85,8 +86,23 @@ def test_a_fourth_region_without_an_ami_is_refused() -> None:
         (lambda v: v.update(models={"capacity_gib": 2000}), ["mrgc:models.capacity_gib", "2000", "2400"]),
         (lambda v: v.update(accelerator={"dials": {"us-east-1": 101}}), ["mrgc:accelerator.dials", "101", "100"]),
         (lambda v: v.update(accelerator={"dials": {"eu-west-1": 50}}), ["accelerator.dials", "eu-west-1"]),
-        (lambda v: v.update(lost_peerings=[["us-east-1", "us-east-1"]]), ["lost_peerings", "itself"]),
+        (lambda v: v.update(lost_peerings=[["us-east-1", "us-east-1"]]), ["lost_peerings", "twice"]),
         (lambda v: v.update(session_manager=True), ["session_manager", "level 2"]),
+        (
+            lambda v: v.update(lost_peerings=[["us-east-1", "us-east-2"], ["us-west-2", "us-east-1"]]),
+            ["lost_peerings", "us-east-1 is cut off"],
+        ),
+        (
+            lambda v: v.update(accelerator={"alternate_port": True}, endpoint={"alternate_port": False}),
+            ["accelerator.alternate_port", "8080"],
+        ),
+        (
+            lambda v: v["fleet"].update(
+                artefacts={"eif_sha256": "a" * 64, "wheel_sha256": "b" * 64, "version": "1.0.0"}
+            ),
+            ["mrgc:fleet", "level 2"],
+        ),
+        (lambda v: v["fleet"].update(assurance_level=1), ["mrgc:fleet", "artefacts are not set"]),
         (lambda v: v.update(log_days=30), ["mrgc:log_days", "30", "90"]),
         (lambda v: v.update(strong_regions=["us-east-1", "us-east-2", "eu-west-1"]), ["strong_regions", "eu-west-1"]),
     ],
@@ -155,3 +171,19 @@ def test_a_value_that_is_no_json_is_named() -> None:
 
     record(program, config=config)
     assert found == ["mrgc:fleet is 'lots', which is not valid JSON or YAML."]
+
+
+def test_a_platform_without_the_accelerators_region_is_refused() -> None:
+    def move(values: dict[str, Any]) -> None:
+        values["regions"][2] = EUROPE
+        values["data_regions"] = ["us-east-1"]
+        values["strong_regions"] = ["us-east-1", "us-east-2", "eu-west-1"]
+        values["fleet"]["amis"] = dict.fromkeys(("us-east-1", "us-east-2", "eu-west-1"), "ami-0a0a0a0a0a0a0a0a1")
+
+    said = sentence(move)
+    assert "us-west-2" in said or "region set" in said
+
+
+def test_a_lost_peering_is_accepted_where_the_third_region_carries_it() -> None:
+    settings = parse(changed(lambda v: v.update(lost_peerings=[["us-east-1", "us-west-2"]])))
+    assert settings.lost_peerings == (("us-east-1", "us-west-2"),)

@@ -1,0 +1,5 @@
+"""`pulumi up` runs this."""
+
+from stacks.program import run
+
+run()

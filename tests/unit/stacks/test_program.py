@@ -1,0 +1,110 @@
+"""The whole program under mocks: every stack, with three regions and with four."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from stacks.program import deploy
+from stacks.settings import parse
+from tests.support.pulumi_program import Program, Recorded, record
+from tests.support.stacks import STACKS, stack_values
+
+GLOBAL_SERVICES = ("aws:iam/", "aws:globalaccelerator/")
+
+
+def component(resource: Recorded) -> str:
+    """The file in components/ whose component the resource is a child of."""
+    return resource.urn.split("::")[2].split("$")[-2].split(":")[1]
+
+
+@pytest.fixture(scope="module", params=[(stack, count) for stack in STACKS for count in (3, 4)], ids=str)
+def program(request: pytest.FixtureRequest) -> Program:
+    stack, count = request.param
+    settings = parse(stack_values(stack, count))
+    recorded = record(lambda: deploy(settings), stack=stack)
+    recorded.outputs["_settings"] = settings
+    return recorded
+
+
+def test_every_resource_names_its_provider(program: Program) -> None:
+    orphans = [one.name for one in program if one.type.startswith("aws:") and not one.provider]
+    assert not orphans, f"these would fall to a default provider: {orphans}"
+
+
+def test_every_resource_belongs_to_a_component(program: Program) -> None:
+    loose = [one.urn for one in program if one.type.startswith("aws:") and "$" not in one.urn]
+    assert not loose, "every resource is some component's child"
+
+
+def test_every_region_has_the_same_resources(program: Program) -> None:
+    settings = program.outputs["_settings"]
+    regional = ("network", "security_groups", "endpoints", "endpoint", "log_groups", "router_service", "gpu_fleet")
+    kinds = Counter(
+        (program.region(one), one.type) for one in program if one.type.startswith("aws:") and component(one) in regional
+    )
+    shapes = [{type_: n for (region, type_), n in kinds.items() if region == name} for name in settings.region_names]
+    assert shapes[0]["aws:ec2/subnet:Subnet"] == 11, "the network's resources were not found"
+    assert shapes[0]["aws:autoscaling/group:Group"] == 1, "the fleet's resources were not found"
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_nothing_stands_in_a_region_that_is_not_configured(program: Program) -> None:
+    regions = set(program.outputs["_settings"].region_names)
+    strays = {
+        (one.name, program.region(one))
+        for one in program
+        if one.type.startswith("aws:") and not one.type.startswith(GLOBAL_SERVICES)
+    }
+    strays = {(name, region) for name, region in strays if region not in regions}
+    assert not strays
+
+
+def test_no_text_came_of_a_missing_output(program: Program) -> None:
+    def texts(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [text for inner in value.values() for text in texts(inner)]
+        if isinstance(value, list):
+            return [text for inner in value for text in texts(inner)]
+        return [value] if isinstance(value, str) else []
+
+    odd = [(one.name, text) for one in program for text in texts(one.inputs) if "None" in text or "Output<" in text]
+    assert not odd, "an output that was not there became text"
+
+
+def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None:
+    holders = (
+        "dynamodb/table:Table",
+        "fsx/lustreFileSystem:LustreFileSystem",
+        "kms/key:Key",
+        "kms/replicaKey:ReplicaKey",
+    )
+    guarded = program.outputs["_settings"].environment != "dev"
+    for type_ in holders:
+        found = program.of(type_)
+        assert found, type_
+        for one in found:
+            assert (one.protect, one.retain_on_delete) == (guarded, guarded), one.urn
+
+
+def test_outputs_say_where_the_platform_is(program: Program) -> None:
+    settings, outputs = program.outputs["_settings"], program.outputs
+    assert outputs["accelerator"]["addresses"] == ["192.0.2.1", "192.0.2.2"]
+    assert outputs["accelerator"]["dns_name"]
+    assert set(outputs["regions"]) == set(settings.region_names)
+    for region in outputs["regions"].values():
+        assert region["load_balancer"]
+        assert region["endpoint_service"]
+    assert set(outputs["tables"]) == {
+        "gpu_instances",
+        "routing_state",
+        "autoscaling_state",
+        "cleanup_validation",
+        "metrics",
+    }
+    assert set(outputs["keys"]["tables"]) == set(settings.region_names)
+    assert outputs["measurements"]["pcr0"] == settings.measurements.pcr0
+    assert set(outputs["dashboards"]) >= {"global", "networking", "storage", "security"}
+    assert outputs["estimate"]["unpriced"], "what has no price is listed, not left out"
