@@ -14,7 +14,7 @@ SETUP_STAMP := $(VENV)/.stamp
 ENGINE_STAMP := $(ENGINE)/.stamp
 ENGINE_SOURCES := $(wildcard stacks/local/engine/*.py stacks/local/engine/*.txt stacks/local/engine/*.sh)
 
-.PHONY: help setup engine demo up down test check format bench enclave-image clean
+.PHONY: help setup engine demo up down test check format preview packs bench enclave-image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,17 @@ check: $(SETUP_STAMP)  ## Lint, types, and the direction of imports
 format: $(SETUP_STAMP)  ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+preview: $(SETUP_STAMP)  ## Preview the dev stack (needs the pulumi engine; no AWS account, a stand-in provider)
+	@$(BIN)/python -m tests.engine.preview $(or $(STACK),dev)
+
+packs: $(SETUP_STAMP)  ## Write what the policy packs are told of STACK (dev) to .mrgc/packs/STACK/
+	@mkdir -p .mrgc/packs/$(or $(STACK),dev)
+	@$(BIN)/python -m stacks.packs --stack $(or $(STACK),dev) > .mrgc/packs/$(or $(STACK),dev)/properties.json
+	@for pack in enclave network; do \
+	  $(BIN)/mrgc policy config --pack $$pack .mrgc/packs/$(or $(STACK),dev)/properties.json > .mrgc/packs/$(or $(STACK),dev)/$$pack.json; \
+	done
+	@echo "pulumi up --stack $(or $(STACK),dev) --policy-pack policies/enclave --policy-pack-config .mrgc/packs/$(or $(STACK),dev)/enclave.json --policy-pack policies/network --policy-pack-config .mrgc/packs/$(or $(STACK),dev)/network.json"
 
 bench: $(SETUP_STAMP)  ## Measure sealing, the whole path beside the engine alone, KMS calls and memory
 	@$(BIN)/python benchmarks/whole_path.py

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
-MAY_SKIP_ON_CI = ("docker", "hardware")
+MAY_SKIP_ON_CI = ("docker", "hardware", "pulumi")
 """Markers of what CI's machine does not have: a Docker engine, a Nitro instance."""
 
 # Two shared cores: a slow example is the machine's doing, not the code's.

@@ -1,4 +1,4 @@
-"""Every test here drives a real Pulumi engine, which no package registry carries."""
+"""What the engine's tests start from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ import pytest
 from policies.packs import expand, of_pack
 from stacks.packs import properties
 from stacks.settings import parse
-from tests.engine.engine import MISSING, PACKS, Engine, installed, scratch, stack_values
+from tests.engine.engine import PACKS, Engine, scratch, stack_values
 from tests.support.pulumi_program import stack_config
-
-
-@pytest.fixture(autouse=True)
-def _engine_is_here() -> None:
-    if not installed():
-        pytest.skip(MISSING)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ PLUGIN = Path(__file__).parent / "plugin"
 COMMAND_TIMEOUT_S = 600
 """One command of the engine: about 1,000 resources preview in 9 s, with two packs in about 20 s, on two cores."""
 PACKS = (ROOT / "policies" / "enclave", ROOT / "policies" / "network")
-MISSING = "no `pulumi` on PATH; install the engine from https://www.pulumi.com/docs/install/ to run the engine's tests"
+MISSING = "no `pulumi` on PATH; install the engine (https://www.pulumi.com/docs/install/) and run this again"
 
 
 def installed() -> bool:

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engine.engine import ROOT, Engine, scratch, stack_values
+from tests.engine.engine import MISSING, ROOT, Engine, installed, scratch, stack_values
 
-pytestmark = [pytest.mark.pulumi, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.pulumi,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not installed(), reason=MISSING),
+]
 
 VIOLATIONS = Path(__file__).parent / "violations"
 LEFT_WHEN_EMPTY = {"pulumi:pulumi:Stack"}
@@ -66,7 +70,7 @@ def test_a_failed_create_is_finished_by_the_next_up(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("pack", "rule", "type_"),
     [
-        ("enclave", "launch-templates-enable-enclaves", "aws:ec2/launchTemplate:LaunchTemplate"),
+        ("enclave", "gpu-host-enclave", "aws:ec2/launchTemplate:LaunchTemplate"),
         ("network", "no-public-addresses", "aws:ec2/subnet:Subnet"),
     ],
 )

@@ -9,6 +9,7 @@ from stacks.packs import properties
 from stacks.program import deploy
 from stacks.settings import parse
 from tests.support.policy_pack import judged, running
+from tests.support.preview import UNKNOWN, preview
 from tests.support.pulumi_program import record
 from tests.support.stacks import STACKS, stack_values
 
@@ -25,6 +26,20 @@ def test_the_program_breaks_no_rule_of_either_pack(stack: str, regions: int) -> 
             said = judged(pack, program)
         broken = [(one.rule, one.urn, one.message) for one in said]
         assert not broken, f"{name} refuses the real program"
+
+
+def test_a_first_preview_plans_the_same_resources_and_no_rule_refuses_them() -> None:
+    """What AWS computes is unknown there; a rule may say that it can't decide yet, and must not refuse."""
+    settings = parse(stack_values("dev", 3))
+    planned = preview(lambda: deploy(settings))
+    made = record(lambda: deploy(settings))
+    assert {one.urn for one in planned} == {one.urn for one in made}, "a resource appears only once others exist"
+    assert any(UNKNOWN in str(one.inputs) for one in planned), "nothing was unknown, so this was no preview"
+    configuration = expand(properties(settings))
+    for name in PACKS:
+        with running(name, of_pack(name, configuration)) as pack:
+            refused = [(one.rule, one.urn, one.message) for one in judged(pack, planned) if one.mandatory]
+        assert not refused, f"{name} refuses the preview of the real program"
 
 
 def test_the_packs_do_judge_the_program_they_are_given() -> None:

@@ -24,6 +24,8 @@ PROJECT = "mrgc"
 SPECIAL = "4dabf18193072939515e22adb298388d"
 """The key that marks a secret on the wire (pulumi `sdk/python/lib/pulumi/runtime/rpc.py`)."""
 
+HOME = "us-east-1"
+
 __all__ = ["ACCOUNT", "PROJECT", "ROOT", "Program", "Recorded", "as_engine_config", "record", "stack_config"]
 
 
@@ -76,13 +78,18 @@ class Program:
 class _Answers(mocks.Mocks):
     def __init__(self, calls: Mapping[str, Mapping[str, Any]]) -> None:
         self.calls = calls
+        self.regions: dict[str, str] = {}
+        """Each provider's region by the provider's id; what has no provider of ours stands in the first region."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         if not args.custom:
             return "", dict(args.inputs)
+        ident = identity(args.typ, args.name)
         if args.typ.startswith("pulumi:providers:"):
-            return identity(args.typ, args.name), dict(args.inputs)
-        return identity(args.typ, args.name), outputs(args.typ, args.name, args.inputs, "us-east-1")
+            self.regions[ident] = args.inputs.get("region", HOME)
+            return ident, dict(args.inputs)
+        region = self.regions.get((args.provider or "").rpartition("::")[2], HOME)
+        return ident, outputs(args.typ, args.name, args.inputs, region)
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         assert args.token in self.calls, f"the program asks AWS {args.token}, which needs credentials to preview"
@@ -162,18 +169,18 @@ def _recorded(urn: str, request: Any) -> Recorded:
 
 def _plain(struct: Any) -> dict[str, Any]:
     values = pulumi.runtime.rpc.deserialize_properties(struct)
-    plain: dict[str, Any] = _strip(values)
+    plain: dict[str, Any] = whole(values)
     return plain
 
 
-def _strip(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """Numbers that are whole as int, secrets as their value."""
     if isinstance(value, Mapping):
         if SPECIAL in value:
-            return _strip(value["value"])
-        return {key: _strip(inner) for key, inner in value.items()}
+            return whole(value["value"])
+        return {key: whole(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_strip(inner) for inner in value]
+        return [whole(inner) for inner in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
