@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 WRITE_S = 60.0
 """Longest wait for a local client that does not read; past it the stream is cut and the host freed."""
 MAX_REQUEST_ID = 128
+BODY_S = 60.0
+"""Longest time for a whole body: it is at most 1 MiB and comes from this machine."""
+
 SHUTDOWN_S = 5.0
 """How long requests may finish when the proxy stops."""
 MODEL_OWNER = "mrgc"
@@ -51,6 +54,7 @@ class TenantProxy:
         local_api_key: str | None = None,
         allow_remote: bool = False,
         deadline_s: float = CAP_S,
+        body_s: float = BODY_S,
     ) -> None:
         if not is_loopback(host) and not allow_remote:
             raise SettingsError(
@@ -64,6 +68,7 @@ class TenantProxy:
         self._port = port
         self._local_api_key = local_api_key
         self._deadline_s = deadline_s
+        self._body_s = body_s
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -139,7 +144,13 @@ class TenantProxy:
         )
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            async with asyncio.timeout(self._body_s):
+                body = await request.read()
+        except TimeoutError:
+            raise _Refusal(
+                408, "body-timeout", f"The request's body was not whole within {self._body_s:g} s; send it faster."
+            ) from None
         model, stream = _model_and_stream(body)
         deadline = Deadline.from_header(
             request.headers.get(DEADLINE_HEADER),

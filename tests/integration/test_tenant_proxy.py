@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator
@@ -303,6 +304,54 @@ async def test_what_is_too_large_or_not_there_is_said_in_openais_shape() -> None
             assert answer.status == 405, "another method"
         async with http.get(f"{server.url}/health") as answer:
             assert (answer.status, await answer.json()) == (200, {"status": "ok"}), "it is up"
+
+
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+async def said_to(server: TenantProxy, data: bytes) -> bytes:
+    """Everything that the proxy answers to bytes that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+    try:
+        with contextlib.suppress(ConnectionError):
+            writer.write(data)
+            await writer.drain()
+        received = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(2):
+                while piece := await reader.read(65_536):
+                    received += piece
+        return received
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param("X-Big: " + "x" * 10_000_000 + "\r\nContent-Length: 2\r\n", id="10 MB header"),
+        pytest.param("Content-Length: 2\r\nContent-Length: 3\r\n", id="two lengths"),
+        pytest.param("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", id="length and chunked"),
+    ],
+)
+async def test_a_head_that_can_be_read_two_ways_is_refused(extra: str) -> None:
+    cluster = FakeCluster(otherwise=engine)
+    async with proxied(cluster) as server:
+        answer = await said_to(server, f"{HEAD}{extra}\r\n{{}}".encode())
+        # A peer that is still sending 10 MB may be cut off before it reads the answer.
+        assert answer == b"" or b" 400 " in answer.split(b"\r\n", 1)[0], "as malformed"
+        assert not cluster.seen, "nothing was sent"
+        async with aiohttp.ClientSession() as http, http.get(f"{server.url}/health") as health:
+            assert health.status == 200, "and the next one is served"
+
+
+async def test_a_body_that_stops_midway_is_given_up() -> None:
+    cluster = FakeCluster(otherwise=engine)
+    async with proxied(cluster, body_s=0.1) as server:
+        answer = await said_to(server, f'{HEAD}Content-Length: 100\r\n\r\n{{"model"'.encode())
+        assert answer.startswith(b"HTTP/1.1 408 "), "long before the deadline"
+        assert b"not whole within 0.1 s" in answer, "and it says why"
+        assert not cluster.seen, "nothing was sent"
 
 
 async def test_a_refused_data_key_is_a_permission_error() -> None:
