@@ -91,8 +91,9 @@ def acl_on_its_tier(resources: Sequence[Resource], config: Config) -> Iterator[t
             yield f"{subnet.name} has no network ACL of this stack.", subnet.urn or None
         for acl in found:
             said = tags(acl).get(TIER_TAG)
-            if said != tier:
-                yield f"{subnet.name} is of the {tier or 'no'} tier and has the ACL of {said or 'none'}.", subnet.urn
+            # A subnet of no tier is refused for its addresses.
+            if tier is not None and said != tier:
+                yield f"{subnet.name} is of the {tier} tier and has the ACL of {said or 'none'}.", subnet.urn
 
 
 RULES: Final[list[Rule]] = [

@@ -175,9 +175,8 @@ def _routes(resource: Resource) -> Iterator[Mapping[str, Any]]:
 def internet_by_the_public_tier(resources: Sequence[Resource], config: Config) -> Iterator[tuple[str, str | None]]:
     """A table with a way out of the regions belongs to public subnets alone."""
     links = Links(resources)
-    region_blocks = list(blocks(config).values())
     for resource in links.of(ROUTE, TABLE, DEFAULT_TABLE):
-        if not any(_leads_out(route, region_blocks) for route in _routes(resource)):
+        if not any(_leads_out(route) for route in _routes(resource)):
             continue
         gateways = links.targets(resource, "gatewayId" if resource.type == ROUTE else "routes", INTERNET_GATEWAY)
         if not gateways:
@@ -192,11 +191,9 @@ def internet_by_the_public_tier(resources: Sequence[Resource], config: Config) -
                 yield sentence, table.urn or None
 
 
-def _leads_out(route: Mapping[str, Any], region_blocks: list[Any]) -> bool:
-    destination = network(_destination(route))
-    if destination is None:
-        return any(route.get(key) not in (None, "") for key in ("destinationIpv6CidrBlock", "ipv6CidrBlock"))
-    return not inside(destination, region_blocks)
+def _leads_out(route: Mapping[str, Any]) -> bool:
+    """Whether a route is the way to the internet; what else leads out of the regions is refused by itself."""
+    return bool(_destination(route) == ANYWHERE)
 
 
 def _table_is_public(links: Links, table: Resource, config: Config) -> Iterator[str]:

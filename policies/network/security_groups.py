@@ -170,6 +170,9 @@ def groups_listed(resources: Sequence[Resource], config: Config) -> Iterator[tup
 
 
 def _held_to_its_group(links: Links, rule: Resource, rows: Sequence[Row], config: Config) -> Iterator[str]:
+    alone = itertools.chain(rules_listed(rule, config), no_open_ingress(rule, config) if rule.type == INGRESS else ())
+    if next(alone, None) is not None:
+        return  # Refused by itself, whatever its group.
     owners = links.targets(rule, "securityGroupId", GROUP, DEFAULT)
     if len(owners) != 1:
         yield f"{rule.name} belongs to no security group of this stack."
@@ -182,8 +185,6 @@ def _held_to_its_group(links: Links, rule: Resource, rows: Sequence[Row], config
         yield f"{rule.name} names a peer that is not in this stack: neither a group, nor an endpoint's prefix list."
         return
     own = [row for row in rows if row.whose == group and row.direction == direction]
-    if isinstance(peer, IPv4Network) and direction == "in" and not peer.subnet_of(cluster(config)):
-        own = [row for row in own if row.ports[0] in ports(config)]
     if asked is None or not any(row.covers(protocol, asked) and row.admits(peer) for row in own):
         yield f"{rule.name} lets {_words(protocol, asked)} {direction} with {peer} for {group}, which is not listed."
 
