@@ -2,7 +2,7 @@
 
 **Their program does not exist yet.** `mrgc control health|autoscaler|failover` and the function's handler
 `controlplane.failover.handler` are to come; this component lays what they will run in and what they may do. Until the
-control image has them, `enabled` stays false: no task runs, and the schedule is off. docs/fleet.md.
+control image has them, `enabled` stays false: no task runs, and no function is made. docs/fleet.md.
 
 Health and the autoscaler are Fargate services in the private subnets, one task each. While ECS replaces a task two
 may run for a moment, so the autoscaler acts under a lease; what the health loop does (mark a host unhealthy) may be
@@ -121,7 +121,9 @@ class ControlLoops(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.service_names = {loop: self._service(name, loop) for loop in args.services()}
-        self.function_names = {loop: self._function(name, loop, queue) for loop in args.functions()}
+        # Lambda refuses to create a function whose image is not in the registry yet; ECS only fails to start its tasks.
+        functions = args.functions() if args.enabled else ()
+        self.function_names = {loop: self._function(name, loop, queue) for loop in functions}
         self.failure_queue_name = queue.name
         self.register_outputs(
             {
@@ -254,7 +256,7 @@ class ControlLoops(pulumi.ComponentResource):
             f"{name}-{loop}-schedule",
             description=f"Runs the {loop} loop once a minute",
             schedule_expression=SCHEDULE,
-            state="ENABLED" if args.enabled else "DISABLED",
+            state="ENABLED",
             tags=place.tags("control", f"{loop}-schedule"),
             opts=child,
         )
