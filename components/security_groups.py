@@ -6,11 +6,12 @@ stateful: an answer needs no rule. They see neither Amazon's DNS resolver nor DH
 **Across regions no TCP is let through.** A router picks among its own region's hosts; regions meet in DynamoDB's
 tables and behind the accelerator. A group cannot be named from another region either, so the rule would have to admit
 10.66.0.0/16. Should routers spill over one day, it is one row here: GPU, in, 8080, from the peers' private subnets.
-The transit mesh carries no requests until then, and ICMP is let in so that path MTU discovery works on it.
+The transit mesh carries no requests until then; ICMP is let in so that path MTU discovery and traces work on it.
 
-**Lustre servers open no connection to hosts.** FSx's guide lists ports 988 and 1018 to 1023 inbound at clients too, for
-servers that connect back. A client keeps its connections open and opens them again itself, so the GPU group admits none
-of it. This has not run against FSx.
+**Hosts admit nothing from Lustre's servers.** FSx's guide lists 988 and 1018 to 1023 inbound at clients too, from the
+file system's group, for a server that connects back. The table is narrower on purpose: the client opens every
+connection itself and reopens a lost one, and what can reach a host is a short list. docs/network.md says what that
+costs and what to add if it proves wrong; it has not run against FSx.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ DESCRIPTIONS: Final[Mapping[Group, str]] = {
 class Rule:
     """`group` admits from, or may open connections to, `peer`. Ports are the destination's, both ends included.
 
-    For `icmp` the two are the message's type and code, -1 for every code. `why` is the rule's description in AWS.
+    For `icmp` both are -1, every type and code. `why` is the rule's description in AWS.
     """
 
     group: Group
@@ -82,14 +83,14 @@ class Rule:
             peer = "anywhere" if self.peer == ANYWHERE else "cluster"
         else:
             peer = str(self.peer)
-        what = f"{self.from_port}" if self.protocol == "tcp" else f"icmp-{self.from_port}"
+        what = f"{self.from_port}" if self.protocol == "tcp" else "icmp"
         return f"{self.group}-{self.direction}-{peer}-{what}"
 
     @property
     def ports(self) -> str:
-        """The ports, or the ICMP message, as a person writes them."""
+        """The ports as a person writes them, or `ICMP`, which is every message."""
         if self.protocol == "icmp":
-            return f"ICMP {self.from_port}" if self.to_port < 0 else f"ICMP {self.from_port}/{self.to_port}"
+            return "ICMP"
         return f"{self.from_port}" if self.from_port == self.to_port else f"{self.from_port}-{self.to_port}"
 
 
@@ -97,8 +98,8 @@ HTTPS: Final = 443
 PLAIN: Final = 8080
 """Where a parent takes requests, and where a router answers health checks and operators."""
 LUSTRE: Final = ((988, 988), (1018, 1023))
-ECHO_REQUEST: Final = (8, -1)
-FRAGMENTATION_NEEDED: Final = (3, 4)
+EVERY_MESSAGE: Final = -1
+"""ICMP's type or code, where any will do."""
 
 
 def _tcp(group: Group, direction: Literal["in", "out"], port: int, peer: Peer, why: str) -> Rule:
@@ -110,11 +111,6 @@ def _lustre(group: Group, direction: Literal["in", "out"], peer: Group, why: str
         Rule(group=group, direction=direction, protocol="tcp", from_port=first, to_port=last, peer=peer, why=why)
         for first, last in LUSTRE
     )
-
-
-def _icmp(message: tuple[int, int], why: str) -> Rule:
-    kind, code = message
-    return Rule(group=Group.GPU, direction="in", protocol="icmp", from_port=kind, to_port=code, peer=CLUSTER, why=why)
 
 
 def _aws_services(group: Group) -> tuple[Rule, ...]:
@@ -137,8 +133,15 @@ RULES: Final[tuple[Rule, ...]] = (
     *_aws_services(Group.ROUTER),
     _tcp(Group.GPU, "in", PLAIN, Group.ROUTER, "Sealed requests from routers"),
     _tcp(Group.GPU, "in", HTTPS, Group.ROUTER, "Sealed requests from routers, over TLS"),
-    _icmp(FRAGMENTATION_NEEDED, "Path MTU discovery: a transit gateway carries 8500 bytes and a VPC 9001"),
-    _icmp(ECHO_REQUEST, "Reachability within the cluster"),
+    Rule(
+        group=Group.GPU,
+        direction="in",
+        protocol="icmp",
+        from_port=EVERY_MESSAGE,
+        to_port=EVERY_MESSAGE,
+        peer=CLUSTER,
+        why="Path MTU discovery (a transit gateway carries 8500 bytes, a VPC 9001), reachability",
+    ),
     *_lustre(Group.GPU, "out", Group.FSX, "Model files"),
     *_aws_services(Group.GPU),
     *_lustre(Group.FSX, "in", Group.GPU, "Model files"),
