@@ -7,7 +7,7 @@ the account may know: a tenant's key policy, not a parameter, decides which imag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,13 +22,17 @@ UNTAGGED_DAYS: Final = 30
 
 @dataclass(frozen=True, kw_only=True)
 class RegistriesArgs:
-    """`measurements` is PCR index to 96 hex digits; `images` is role to `repository@sha256:...`; all plain values."""
+    """`measurements` is PCR index to 96 hex digits; `images` is role to `repository@sha256:...`; all plain values.
+
+    `functions` are the roles whose image Lambda runs too.
+    """
 
     placement: Placement
     measurements: Mapping[int, str]
     eif_version: str
     images: Mapping[str, str]
     key_arn: pulumi.Input[str]
+    functions: Sequence[str] = ()
 
 
 def image_reference(placement: Placement, image: str) -> str:
@@ -59,6 +63,27 @@ def lifecycle() -> dict[str, Any]:
                 "action": {"type": "expire"},
             }
         ]
+    }
+
+
+def function_pull_policy(placement: Placement) -> dict[str, Any]:
+    """Let Lambda pull a repository's image, for functions of this account and region alone.
+
+    As in "Create a Lambda function using a container image" of Lambda's developer guide, whose condition on the
+    function's ARN names region and account, and so keeps other accounts' functions out. Tasks need no such statement:
+    within an account their roles' permissions are enough, while Lambda pulls as a service.
+    """
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "FunctionsPull",
+                "Effect": "Allow",
+                "Principal": {"Service": "lambda.amazonaws.com"},
+                "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                "Condition": {"ArnLike": {"aws:SourceArn": placement.arn("lambda", "function:*")}},
+            }
+        ],
     }
 
 
@@ -111,4 +136,11 @@ class Registries(pulumi.ComponentResource):
             policy=json.dumps(lifecycle()),
             opts=pulumi.ResourceOptions(parent=self),
         )
+        if repository in {args.images[role].partition("@")[0] for role in args.functions}:
+            aws.ecr.RepositoryPolicy(
+                f"{name}-{label}-functions",
+                repository=made.name,
+                policy=json.dumps(function_pull_policy(args.placement)),
+                opts=pulumi.ResourceOptions(parent=self),
+            )
         return made.repository_url

@@ -116,6 +116,7 @@ class Region:
                 eif_version=settings.measurements.eif_version,
                 images=settings.images.model_dump(),
                 key_arn=context.storage_key_arn,
+                functions=("control",),
             ),
             here,
         )

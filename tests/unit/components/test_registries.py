@@ -32,6 +32,7 @@ def registries(images: Mapping[str, str] = IMAGES, measurements: Mapping[int, st
                 eif_version="0.1.0",
                 images=images,
                 key_arn=f"arn:aws:kms:us-west-2:{ACCOUNT}:key/storage",
+                functions=("control",),
             ),
             pulumi.ResourceOptions(provider=aws.Provider("aws", region="us-west-2")),
         )
@@ -60,6 +61,17 @@ def test_only_untagged_images_expire() -> None:
     for one in policies:
         (rule,) = json.loads(one.inputs["policy"])["rules"]
         assert rule["selection"]["tagStatus"] == "untagged", "a tagged image may be running"
+
+
+def test_lambda_pulls_the_image_of_functions_and_no_other_and_only_for_this_account_and_region() -> None:
+    made = registries()
+    policy = made.one("ecr/repositoryPolicy:RepositoryPolicy")
+    control = next(one for one in made.of("ecr/repository:Repository") if one.inputs["name"] == "mrgc/control")
+    assert policy.inputs["repository"] == control.inputs["name"]
+    (statement,) = json.loads(policy.inputs["policy"])["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+    assert statement["Action"] == ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    assert statement["Condition"] == {"ArnLike": {"aws:SourceArn": f"arn:aws:lambda:us-west-2:{ACCOUNT}:function:*"}}
 
 
 def test_two_roles_of_one_repository_share_it() -> None:
