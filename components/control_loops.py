@@ -74,7 +74,8 @@ class ControlLoopsArgs:
     """`state_region`: where this region's loops reach the strongly consistent tables, its own if it has a replica.
 
     `image` and `collector_image`: full references by digest in this region's registry. `tables_key_arns`: the tables'
-    key by region, for this one and `state_region`. `enabled`: false until the image has the programs.
+    key by region, for this one and `state_region`. `enabled`: false until the image has the programs. `pulls`: what
+    lets Lambda pull the image.
     """
 
     placement: Placement
@@ -91,6 +92,7 @@ class ControlLoopsArgs:
     fleet_group_name: str
     accelerator_arn: pulumi.Input[str]
     enabled: bool = False
+    pulls: Sequence[pulumi.Resource] = ()
 
     @property
     def state_here(self) -> bool:
@@ -242,7 +244,7 @@ class ControlLoops(pulumi.ComponentResource):
             logging_config=aws.lambda_.FunctionLoggingConfigArgs(log_format="JSON", log_group=args.log_group_name),
             tracing_config=aws.lambda_.FunctionTracingConfigArgs(mode="Active"),
             tags=place.tags("control", f"{loop}-function"),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=policies),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*policies, *args.pulls]),
         )
         # No second try: what a run decided a minute ago is not what the next one would decide.
         aws.lambda_.FunctionEventInvokeConfig(

@@ -42,6 +42,7 @@ class RegionEndpointArgs:
     `subnet_ids` are the public tier's, one a zone; `security_group_id` is the load balancer's, from its creation, since
     adding a first group later replaces the load balancer. `allowed_principals` are ARNs of those who may ask for a
     PrivateLink connection; each request is accepted by hand. `private_dns_name` is a name that you own, or None.
+    `after` is what the load balancer stands on without naming it: the internet gateway's route, for the accelerator.
     """
 
     placement: Placement
@@ -51,6 +52,7 @@ class RegionEndpointArgs:
     alternate_port: bool
     allowed_principals: Sequence[str] = ()
     private_dns_name: str | None = None
+    after: Sequence[pulumi.Resource] = ()
 
 
 class RegionEndpoint(pulumi.ComponentResource):
@@ -84,7 +86,7 @@ class RegionEndpoint(pulumi.ComponentResource):
             enforce_security_group_inbound_rules_on_private_link_traffic="on",
             enable_cross_zone_load_balancing=True,
             tags=args.placement.tags("endpoint", f"nlb-{region}"),
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         targets = self._targets(args)
         for port in (TLS_PORT, ALTERNATE_PORT) if args.alternate_port else (TLS_PORT,):

@@ -44,7 +44,10 @@ class RegionNetworkArgs:
 
 
 class RegionNetwork(pulumi.ComponentResource):
-    """The network of one region. Subnet ids are in the plan's order, private route tables one a zone in that order."""
+    """The network of one region. Subnet ids are in the plan's order, private route tables one a zone in that order.
+
+    `internet_route` is the public tier's default route, for what must not be without the internet gateway.
+    """
 
     vpc_id: pulumi.Output[str]
     public_subnet_ids: list[pulumi.Output[str]]
@@ -58,6 +61,7 @@ class RegionNetwork(pulumi.ComponentResource):
     s3_prefix_list_id: pulumi.Output[str]
     dynamodb_prefix_list_id: pulumi.Output[str]
     flow_log_group_name: str
+    internet_route: aws.ec2.Route
 
     def __init__(self, name: str, args: RegionNetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mrgc:network:RegionNetwork", name, None, opts)
@@ -90,7 +94,7 @@ class RegionNetwork(pulumi.ComponentResource):
         ]
         self.fsx_route_table_id = self._route_table("fsx", self.fsx_subnet_ids)
         self.transit_route_table_id = self._route_table("transit", self.transit_subnet_ids)
-        self._internet()
+        self.internet_route = self._internet()
 
         subnets = {
             "public": self.public_subnet_ids,
@@ -165,11 +169,12 @@ class RegionNetwork(pulumi.ComponentResource):
             )
         return table.id
 
-    def _internet(self) -> None:
+    def _internet(self) -> aws.ec2.Route:
+        """The internet gateway and the public tier's way to it, which the accelerator's endpoints need."""
         gateway = aws.ec2.InternetGateway(
             f"{self._name}-internet", vpc_id=self.vpc_id, tags=self._tags("internet"), opts=self._child
         )
-        aws.ec2.Route(
+        return aws.ec2.Route(
             f"{self._name}-public-default",
             route_table_id=self.public_route_table_id,
             destination_cidr_block=str(ANYWHERE),

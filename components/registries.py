@@ -88,15 +88,20 @@ def function_pull_policy(placement: Placement) -> dict[str, Any]:
 
 
 class Registries(pulumi.ComponentResource):
-    """`parameter_names` by path (`measurements/pcr0`), `repository_urls` by repository, `image` by role."""
+    """`parameter_names` by path (`measurements/pcr0`), `repository_urls` by repository, `image` by role.
+
+    `function_pulls` lets Lambda pull: functions wait for it.
+    """
 
     parameter_names: dict[str, str]
     repository_urls: dict[str, pulumi.Output[str]]
     image: dict[str, str]
+    function_pulls: list[pulumi.Resource]
 
     def __init__(self, name: str, args: RegistriesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mrgc:registries:Registries", name, None, opts)
         self.image = {role: image_reference(args.placement, image) for role, image in args.images.items()}
+        self.function_pulls = []
         # Two roles may run two images of one repository.
         repositories = dict.fromkeys(image.partition("@")[0] for image in args.images.values())
         self.repository_urls = {repository: self._repository(name, repository, args) for repository in repositories}
@@ -137,10 +142,12 @@ class Registries(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         if repository in {args.images[role].partition("@")[0] for role in args.functions}:
-            aws.ecr.RepositoryPolicy(
-                f"{name}-{label}-functions",
-                repository=made.name,
-                policy=json.dumps(function_pull_policy(args.placement)),
-                opts=pulumi.ResourceOptions(parent=self),
+            self.function_pulls.append(
+                aws.ecr.RepositoryPolicy(
+                    f"{name}-{label}-functions",
+                    repository=made.name,
+                    policy=json.dumps(function_pull_policy(args.placement)),
+                    opts=pulumi.ResourceOptions(parent=self),
+                )
             )
         return made.repository_url

@@ -163,9 +163,11 @@ class Region:
                 alternate_port=settings.endpoint.alternate_port,
                 allowed_principals=settings.endpoint.allowed_principals,
                 private_dns_name=settings.endpoint.private_dns_name,
+                # The internet gateway must outlive the accelerator's endpoints. Said to the load balancer itself:
+                # a component's children do not inherit what the component depends on.
+                after=[self.network.internet_route],
             ),
-            # The internet gateway must outlive the accelerator's endpoints, which no argument says.
-            pulumi.ResourceOptions(provider=context.provider, depends_on=[self.network]),
+            here,
         )
         self.cluster = RegionCluster(f"cluster-{name}", RegionClusterArgs(placement=place), here)
         self.router = RouterService(
@@ -261,6 +263,7 @@ class Region:
                 fleet_group_name=group_name(place),
                 accelerator_arn=accelerator_arn,
                 enabled=settings.control_loops,
+                pulls=self.registries.function_pulls,
             ),
             here,
         )
