@@ -153,7 +153,7 @@ def _inside(links: Links, role: Resource) -> bool:
 
 
 def _used(links: Links, role: Resource, config: Config, unread: list[str]) -> Iterator[tuple[str, str]]:
-    """Services that a role may ask, with an action of each."""
+    """Services that a role may ask, with an action of each; "*" is every service, which no endpoint is for."""
     names: Mapping[str, Any] = BY_ACTION.read(config)
     for name, text in _policies(links, role):
         try:
@@ -165,11 +165,12 @@ def _used(links: Links, role: Resource, config: Config, unread: list[str]) -> It
         if policy is UNKNOWN:
             unread.append(f"{name}.policy")
         for one in found:
+            if one.allow and one.not_action:
+                yield "*", "NotAction"
             for action in one.actions if one.allow and not one.not_action else ():
                 prefix = action.partition(":")[0].lower()
                 for service in listed(names.get(prefix, prefix)):
-                    if service != "*":
-                        yield service, action
+                    yield service, action
 
 
 def _policies(links: Links, role: Resource) -> Iterator[tuple[str, Any]]:

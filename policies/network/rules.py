@@ -17,6 +17,7 @@ from policies.network import (
     logs,
     regions,
     security_groups,
+    standing,
     tables,
     transit,
 )
@@ -26,6 +27,7 @@ RULES: Final[list[Rule]] = [
     *regions.RULES,
     *addresses.RULES,
     *exposure.RULES,
+    *standing.RULES,
     *security_groups.RULES,
     *acls.RULES,
     *transit.RULES,

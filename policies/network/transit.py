@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from policies.network.addresses import SUBNET, VPC
-from policies.network.configuration import REGIONS, TIERS, blocks, inside, network, tier_of
+from policies.network.addresses import VPC
+from policies.network.configuration import REGIONS, blocks, inside, network
 from policies.network.links import Links
 from policies.rule import Config, Resource, ResourceRule, Rule, StackRule, is_true, known
 
@@ -29,7 +29,6 @@ UNWRITTEN: Final = {
 """Ways for a route to come about that nobody wrote down."""
 OFF: Final = ("defaultRouteTableAssociation", "defaultRouteTablePropagation", "autoAcceptSharedAttachments")
 """Properties of a gateway that must say "disable"; AWS's default of the first two is "enable"."""
-TRANSIT: Final = "transit"
 
 
 def routes_to_regions(resource: Resource, config: Config) -> Iterator[str]:
@@ -56,7 +55,7 @@ def gateway_waits(resource: Resource, _: Config) -> Iterator[str]:
 
 
 def full_mesh(resources: Sequence[Resource], config: Config) -> Iterator[tuple[str, str | None]]:
-    """A gateway in every region, attached to its transit subnets, and one accepted peering for every pair."""
+    """A gateway in every region, attached to its network, and one accepted peering for every pair."""
     links = Links(resources)
     if not links.of(VPC, GATEWAY):
         return
@@ -67,11 +66,6 @@ def full_mesh(resources: Sequence[Resource], config: Config) -> Iterator[tuple[s
             yield f"{region} has {len(found) or 'no'} transit gateways; it has one.", None
         if not any(one.region == region for one in links.of(ATTACHMENT)):
             yield f"{region}'s network is attached to no transit gateway.", None
-    for attachment in links.of(ATTACHMENT):
-        for subnet in links.targets(attachment, "subnetIds", SUBNET):
-            tier = tier_of(config, subnet.at("cidrBlock"))
-            if tier != TRANSIT:
-                yield f"{attachment.name} stands in {subnet.name}, which is of the {tier or 'no'} tier.", attachment.urn
     yield from _peerings(links, regions)
 
 
@@ -117,7 +111,7 @@ RULES: Final[list[Rule]] = [
         "transit-mesh-is-full",
         full_mesh,
         protects="With every pair of regions peered, the loss of one peering leaves a way through a third region.",
-        fix="Give every region a transit gateway in its transit subnets, and every pair one peering with its accepter.",
-        settings=(REGIONS, TIERS),
+        fix="Give every region a transit gateway, attached to its network, and every pair one accepted peering.",
+        settings=(REGIONS,),
     ),
 ]

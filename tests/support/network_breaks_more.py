@@ -32,7 +32,17 @@ BREAKS: list[Break] = [
             transitGatewayAttachmentId=Ref(f"peering-{R}-us-west-2"))),
         a_gateway_of_elsewhere=change(f"peering-{R}-us-west-2", peerTransitGatewayId="tgw-0"),
         a_network_not_attached=gone(f"attachment-{R}"),
-        attached_in_the_private_tier=change(f"attachment-{R}", subnetIds=[Ref(f"private-1-{R}")]),
+    ),
+    *breaks(
+        "tiers-hold-what-is-theirs",
+        hosts_in_the_public_tier=add("aws:autoscaling/group:Group", vpcZoneIdentifiers=[
+            Ref(f"private-1-{R}"), Ref(f"public-1-{R}")]),
+        routers_in_the_public_tier=change(f"routers-{R}", networkConfiguration={
+            "subnets": [Ref(f"public-1-{R}")], "securityGroups": [Ref(f"router-{R}")]}),
+        files_beside_hosts=change(f"files-{R}", subnetIds=Ref(f"private-1-{R}")),
+        a_gateway_in_the_private_tier=change(f"attachment-{R}", subnetIds=[Ref(f"private-1-{R}")]),
+        a_load_balancer_among_hosts=change(f"balancer-{R}", subnets=[Ref(f"private-1-{R}")]),
+        what_is_not_named=add("aws:ec2/networkInterface:NetworkInterface", subnetId=Ref(f"private-1-{R}")),
     ),
     *breaks(
         "endpoints-have-policies",
@@ -63,6 +73,7 @@ BREAKS: list[Break] = [
         a_tasks_permission=gone(f"endpoint-xray-{R}"),
         an_instances_permission=role("ec2.amazonaws.com", "ssm:GetParameter"),
         every_action_of_a_service=role("ecs-tasks.amazonaws.com", "secretsmanager:*"),
+        everything=role("ec2.amazonaws.com", "*"),
         an_api_that_has_no_endpoint=role("ecs-tasks.amazonaws.com", "globalaccelerator:UpdateEndpointGroup"),
         a_function_in_the_network=both(
             role("lambda.amazonaws.com", "sns:Publish"),

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from policies.network.rules import RULES
 from policies.rule import UNKNOWN, Resource, ResourceRule
-from policies.runner import Subject
 
 REGIONS = {"us-east-1": "10.66.0", "us-east-2": "10.66.64", "us-west-2": "10.66.128"}
 HOME = "us-east-1"
@@ -380,28 +379,3 @@ def refusals(
         if said:
             found[rule.name] = said
     return found
-
-
-SENTINEL = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-"""How the engine sends a text that is not known yet."""
-
-
-def subject(one: Resource) -> Subject:
-    """A resource as the engine would send it to a pack."""
-    return Subject(
-        urn=one.urn,
-        type=one.type,
-        name=one.name,
-        inputs=_sent(one.props),
-        provider=one.provider,
-        provider_urn="" if one.provider is None else f"{PREFIX}pulumi:providers:aws::provider",
-        depends=one.depends,
-    )
-
-
-def _sent(value: Any) -> Any:
-    if value is UNKNOWN:
-        return SENTINEL
-    if isinstance(value, Mapping):
-        return {key: _sent(inner) for key, inner in value.items()}
-    return [_sent(inner) for inner in value] if isinstance(value, list) else value

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
+from pulumi_policy import proxy
 
 from policies.network.rules import RULES
-from policies.runner import Pack, Violation, directory, judge
+from policies.rule import UNKNOWN, Resource
+from policies.runner import Pack, Subject, Violation, directory, judge
 from tests.support import network_breaks, network_breaks_more
 from tests.support.network_breaks import Break, change
-from tests.support.network_world import HOME, Ref, World, good, resources, subject
+from tests.support.network_world import HOME, PREFIX, Ref, World, good, resources
 
 FIRST = {one.rule: one for one in reversed([*network_breaks.BREAKS, *network_breaks_more.BREAKS])}
 
@@ -19,6 +22,27 @@ FIRST = {one.rule: one for one in reversed([*network_breaks.BREAKS, *network_bre
 def pack() -> Iterator[Pack]:
     with Pack(directory("network")) as started:
         yield started
+
+
+def subject(one: Resource) -> Subject:
+    """A resource as the engine would send it to a pack."""
+    return Subject(
+        urn=one.urn,
+        type=one.type,
+        name=one.name,
+        inputs=_sent(one.props),
+        provider=one.provider,
+        provider_urn="" if one.provider is None else f"{PREFIX}pulumi:providers:aws::provider",
+        depends=one.depends,
+    )
+
+
+def _sent(value: Any) -> Any:
+    if value is UNKNOWN:
+        return proxy.UNKNOWN_STRING_VALUE
+    if isinstance(value, Mapping):
+        return {key: _sent(inner) for key, inner in value.items()}
+    return [_sent(inner) for inner in value] if isinstance(value, list) else value
 
 
 def said(pack: Pack, world: World) -> list[Violation]:

@@ -11,13 +11,13 @@ from pulumi_policy import (
     ResourceValidationArgs,
 )
 from pulumi_policy.policy import PolicyCustomTimeouts
-from pulumi_policy.proxy import unknown_checking_proxy
+from pulumi_policy.proxy import UNKNOWN_STRING_VALUE, unknown_checking_proxy
 
 from policies.network.rules import POLICIES, RULES
 from policies.rule import ResourceRule, StackRule
 from tests.support import network_breaks, network_breaks_more
 from tests.support.network_breaks import Break
-from tests.support.network_world import SENTINEL, Mode, good, refusals
+from tests.support.network_world import Mode, good, refusals
 
 BREAKS = [*network_breaks.BREAKS, *network_breaks_more.BREAKS]
 
@@ -90,13 +90,13 @@ def asked(name: str, type_: str, props: dict[str, Any], region: str = "us-east-1
 
 def test_rules_read_the_engines_arguments() -> None:
     subnet = "aws:ec2/subnet:Subnet"
-    assert asked("no-public-addresses", subnet, {"mapPublicIpOnLaunch": False, "vpcId": SENTINEL}) == []
+    assert asked("no-public-addresses", subnet, {"mapPublicIpOnLaunch": False, "vpcId": UNKNOWN_STRING_VALUE}) == []
     assert asked("no-public-addresses", subnet, {"mapPublicIpOnLaunch": True}) == [
         "urn:x mapPublicIpOnLaunch is True; leave it off."
     ]
     acl: dict[str, Any] = {
         "ingress": [{"action": "allow", "protocol": "-1", "cidrBlock": "0.0.0.0/0"}],
-        "vpcId": SENTINEL,
+        "vpcId": UNKNOWN_STRING_VALUE,
     }
     assert len(asked("network-acls-stay-closed", "aws:ec2/networkAcl:NetworkAcl", acl)) == 1
     assert asked("addresses-in-region-block", subnet, {"cidrBlock": "10.66.10.0/23"}) == []
