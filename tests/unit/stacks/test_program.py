@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from typing import Any
 
+import pulumi
 import pytest
 
-from stacks.program import deploy
+from stacks.program import deploy, run
 from stacks.settings import parse
-from tests.support.pulumi_program import Program, Recorded, record
+from tests.support.pulumi_program import ROOT, Program, Recorded, as_engine_config, record
 from tests.support.stacks import STACKS, stack_values
 
 GLOBAL_SERVICES = ("aws:iam/", "aws:globalaccelerator/")
@@ -108,3 +110,30 @@ def test_outputs_say_where_the_platform_is(program: Program) -> None:
     assert outputs["measurements"]["pcr0"] == settings.measurements.pcr0
     assert set(outputs["dashboards"]) >= {"global", "networking", "storage", "security"}
     assert outputs["estimate"]["unpriced"], "what has no price is listed, not left out"
+
+
+def test_the_engines_way_in_plans_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine runs the folder with its configuration as text, from inside it and with it first on the path."""
+    values = stack_values("dev", 3)
+    monkeypatch.chdir(ROOT / "stacks")
+    entered = record(
+        lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack="dev", config=as_engine_config(values)
+    )
+    direct = record(lambda: deploy(parse(values)), stack="dev")
+    assert {one.urn for one in entered} == {one.urn for one in direct}
+
+
+def test_a_wrong_setting_ends_the_run_with_its_sentence_and_plans_nothing() -> None:
+    values = stack_values("dev", 3)
+    values["images"]["router"] = "mrgc/router:latest"
+    said: list[str] = []
+
+    def program() -> None:
+        # RunError is what the engine prints without a stack trace.
+        with pytest.raises(pulumi.RunError) as refused:
+            run()
+        said.append(str(refused.value))
+
+    planned = record(program, config=as_engine_config(values))
+    assert said[0].startswith("mrgc:images.router is 'mrgc/router:latest'"), said
+    assert not planned.resources
