@@ -24,7 +24,8 @@ class RegionAlarmsArgs:
     """What a region's alarms watch.
 
     `topics` has the topic's ARN of each severity, of this region. The suffixes are ARN suffixes of the load balancer
-    and of its target group for 443. `capacity_gib` is the file system's. `eventual_tables` are the physical names of
+    and of its target group for 443. `capacity_gib` is the file system's. `failure_queue_name` is where failed runs of
+    control functions land. `eventual_tables` are the physical names of
     the tables with eventual consistency (the strong ones report no lag), `peers` the other regions that have replicas.
     """
 
@@ -34,6 +35,7 @@ class RegionAlarmsArgs:
     target_group_arn_suffix: pulumi.Input[str]
     file_system_id: pulumi.Input[str]
     capacity_gib: int
+    failure_queue_name: pulumi.Input[str]
     eventual_tables: Sequence[str]
     peers: Sequence[str]
 
@@ -51,6 +53,7 @@ class RegionAlarms(pulumi.ComponentResource):
             "LoadBalancer": args.load_balancer_arn_suffix,
             "TargetGroup": args.target_group_arn_suffix,
             "FileSystemId": args.file_system_id,
+            "QueueName": args.failure_queue_name,
         }
         wanted = [(alert.name, alert, values) for alert in alerts.region_alerts(args.capacity_gib)]
         lag = alerts.replication_lag(args.eventual_tables)

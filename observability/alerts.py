@@ -275,6 +275,24 @@ FIRST_BYTE_P95: Final = Alert(
     runbook="If mrgc_worker_waiting grows, raise the scaling group; if not, look at traces for the slow span.",
 )
 
+# A failed run is not tried again, and the next begins a minute later: one alone is worth a look, and no more, since
+# traffic leaves a failed region by health checks, without any loop.
+FAILED_RUNS: Final = Alert(
+    name="control-run-failed",
+    severity=Severity.WARNING,
+    series=(Series(id="failed", metric=metrics.FAILED_RUNS, statistic="Maximum"),),
+    comparison="GreaterThanThreshold",
+    threshold=0,
+    period_s=60,
+    datapoints=1,
+    periods=1,
+    missing="notBreaching",
+    because="SQS falls silent for a queue that was empty and unused for hours, and no message is no failure",
+    summary="A run of a control function (failover, or the autoscaler of a region without leases) failed.",
+    runbook="Read the messages in the region's queue of failures and the control log of that minute; the alarm ends "
+    "when the queue is emptied, or after 14 days.",
+)
+
 
 def region_alerts(capacity_gib: int) -> tuple[Alert, ...]:
     """What every region watches at home; `capacity_gib` is its file system's. Replication has one alert a receiver."""
@@ -286,4 +304,5 @@ def region_alerts(capacity_gib: int) -> tuple[Alert, ...]:
         GPU_HOT,
         MODEL_LOAD,
         FIRST_BYTE_P95,
+        FAILED_RUNS,
     )

@@ -116,13 +116,17 @@ HOSTS_IN_SERVICE: Final = _aws(
     "GPU hosts in service; the group must have its metrics collected",
 )  # fmt: skip
 ROUTER_CPU: Final = _aws("ECS", "CPUUtilization", "Percent", _SERVICE, "CPU that the router's tasks use")
+FAILED_RUNS: Final = _aws(
+    "SQS", "ApproximateNumberOfMessagesVisible", "Count", ("QueueName",),
+    "runs of control functions that failed and that nobody has taken out of their queue yet",
+)  # fmt: skip
 ROUTER_MEMORY: Final = _aws("ECS", "MemoryUtilization", "Percent", _SERVICE, "memory that the router's tasks use")
 
 AWS_METRICS: Final = (
     HEALTHY_ROUTERS, UNHEALTHY_ROUTERS, ACTIVE_FLOWS, NEW_FLOWS, PROCESSED_BYTES, TARGET_RESETS, HEALTHY_ENDPOINTS,
     ACCELERATED_FLOWS, ACCELERATED_IN, ACCELERATED_OUT, REPLICATION_LATENCY, READ_UNITS, WRITE_UNITS, FREE_STORAGE,
     STORAGE_READ, STORAGE_WRITTEN, BUCKET_BYTES, GATEWAY_IN, GATEWAY_OUT, BLACKHOLED, UNROUTED, HOSTS_IN_SERVICE,
-    ROUTER_CPU, ROUTER_MEMORY,
+    ROUTER_CPU, ROUTER_MEMORY, FAILED_RUNS,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from components import control_loops
 from components.addressing import ZONES
 from components.endpoint_policies import INTERFACE_SERVICES, SESSION_SERVICES
 from components.global_state import TABLES
@@ -257,6 +258,7 @@ def _needs(settings: Settings, hosts: Literal["min", "max"]) -> Iterator[_Need]:
     for region in regions:
         yield from _fleet(settings, region, hosts)
         yield from _router(settings, region, hosts)
+        yield from _control(settings, region)
         yield from _network(settings, region, len(regions))
         store = f"fsx.{settings.models.throughput}"
         yield _need("Model store", region, store, settings.models.capacity_gib)
@@ -287,6 +289,14 @@ def _router(settings: Settings, region: str, hosts: Literal["min", "max"]) -> It
     tasks = Decimal(router.min if hosts == "min" else router.max)
     yield _need("Router", region, "fargate.vcpu", tasks * router.cpu / CPU_UNITS)
     yield _need("Router", region, "fargate.memory", tasks * router.memory_mib / MIB_PER_GB)
+
+
+def _control(settings: Settings, region: str) -> Iterator[_Need]:
+    """The loops that are services: health everywhere, the autoscaler where leases are within the VPC's reach."""
+    if settings.control_loops:
+        tasks = Decimal(2 if region in settings.strong_regions else 1)
+        yield _need("Control loops", region, "fargate.vcpu", tasks * control_loops.CPU / CPU_UNITS)
+        yield _need("Control loops", region, "fargate.memory", tasks * control_loops.MEMORY_MIB / MIB_PER_GB)
 
 
 def _network(settings: Settings, region: str, regions: int) -> Iterator[_Need]:

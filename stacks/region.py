@@ -281,6 +281,7 @@ class Region:
                 target_group_arn_suffix=self.endpoint.target_group_arn_suffix,
                 file_system_id=self.files.file_system_id,
                 capacity_gib=settings.models.capacity_gib,
+                failure_queue_name=self.loops.failure_queue_name,
                 eventual_tables=[context.table_names[spec.name] for spec in TABLES if not spec.strong],
                 peers=[other for other in settings.region_names if other != name],
             ),

@@ -33,6 +33,7 @@ def watched(regions: tuple[str, ...] = THREE) -> Program:
                     target_group_arn_suffix=f"targetgroup/{region}/1",
                     file_system_id=f"fs-{region}",
                     capacity_gib=1200,
+                    failure_queue_name=pulumi.Output.from_input(f"failures-{region}"),
                     eventual_tables=TABLES,
                     peers=[other for other in regions if other != region],
                 ),
@@ -120,6 +121,13 @@ def test_free_space_is_a_share_of_the_file_systems_own_capacity(program: Program
     judged, read = alarm(program, "alarms-us-west-2-fsx-free").inputs["metricQueries"]
     assert judged["expression"] == f"100 * free / {1200 * 2**30}"
     assert read["metric"]["dimensions"] == {"FileSystemId": "fs-us-west-2"}
+
+
+def test_one_failed_run_of_a_control_function_is_told(program: Program) -> None:
+    one = alarm(program, "alarms-us-west-2-control-run-failed")
+    assert (one.inputs["namespace"], one.inputs["metricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
+    assert one.inputs["dimensions"] == {"QueueName": "failures-us-west-2"}, "the queue of its own region"
+    assert (one.inputs["comparisonOperator"], one.inputs["threshold"]) == ("GreaterThanThreshold", 0)
 
 
 def test_the_accelerators_alarms_stand_where_its_metrics_are(program: Program, regions: tuple[str, ...]) -> None:

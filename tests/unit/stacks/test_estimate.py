@@ -90,10 +90,10 @@ def test_a_gpu_host_costs_what_730_hours_of_it_cost() -> None:
 def test_one_region_of_dev_costs_about_4_100_dollars() -> None:
     found = estimate(settings())
     # 2 hosts 3,273.44; roots 32.00; 3 routers of 2 vCPU and 4 GB 216.24; load balancer 16.43; 10 endpoints in 3 zones
-    # 219.00; 3 attachments 109.50; 1,200 GiB of Lustre 252.00; 3 keys 3.00; 8 + 2 x 3 alarm metrics 1.40.
-    assert money(found.by_region()["us-east-1"]) == "4123.00"
+    # 219.00; 3 attachments 109.50; 1,200 GiB of Lustre 252.00; 3 keys 3.00; 9 + 2 x 3 alarm metrics 1.50.
+    assert money(found.by_region()["us-east-1"]) == "4123.10"
     assert money(found.by_region()[GLOBAL]) == "39.25", "7 dashboards and the accelerator"
-    assert money(found.total) == "12408.56"
+    assert money(found.total) == "12408.86"
 
 
 def test_only_what_was_read_nowhere_else_is_assumed() -> None:
@@ -113,6 +113,14 @@ def test_spot_hosts_count_in_full_and_are_told_apart() -> None:
 def test_session_manager_adds_two_endpoints_in_three_zones() -> None:
     with_it, without = estimate(settings(session_manager=True)), estimate(settings())
     assert with_it.total - without.total == 3 * 2 * 3 * Decimal("0.01") * 730
+
+
+def test_control_loops_that_run_are_priced_as_the_tasks_that_they_are() -> None:
+    off = stack_config("dev")
+    without, with_it = estimate(parse(off)), estimate(parse({**off, "control_loops": True}))
+    # Health and autoscaler in each of three regions: half a vCPU at 0.04048 and 1 GB at 0.004445 an hour.
+    assert money(with_it.total - without.total) == money(3 * 2 * (Decimal("0.02024") + Decimal("0.004445")) * 730)
+    assert not [line for line in without.lines if line.component == "Control loops"]
 
 
 def test_a_region_without_prices_is_listed_and_not_guessed() -> None:
@@ -175,7 +183,7 @@ def test_nothing_that_a_stack_needs_is_lost_between_priced_and_unpriced(stack: S
 
 def test_the_output_is_plain_and_rounded() -> None:
     output = estimate(settings()).as_output()
-    assert output["monthly_total_of_what_is_priced"] == "12408.56"
+    assert output["monthly_total_of_what_is_priced"] == "12408.86"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", output["prices_collected"])
     assert all(re.fullmatch(r"\d+\.\d\d", amount) for amount in output["by_component"].values())
     assert all(isinstance(sentence, str) for sentence in output["unpriced"])
@@ -252,6 +260,7 @@ def test_keys_and_alarms_are_counted_as_the_components_make_them() -> None:
                     target_group_arn_suffix="targetgroup/1",
                     file_system_id="fs-1",
                     capacity_gib=1200,
+                    failure_queue_name="failures",
                     eventual_tables=eventual,
                     peers=[other for other in THREE if other != region],
                 ),
