@@ -1,4 +1,8 @@
-"""One region's ECS cluster: Fargate only, with container insights."""
+"""One region's ECS cluster: Fargate only, with container insights.
+
+Container insights writes its samples to a log group that it makes by itself, without a key and for ever, unless the
+group is there: so it is made here, under the name that CloudWatch gives it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from components.key_policies import INSIGHTS
 from components.placement import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionClusterArgs:
-    """`placement`: the cluster's region."""
+    """`logs_key_arn`: this region's key for logs; `log_days`: how long the samples of container insights are kept."""
 
     placement: Placement
+    logs_key_arn: pulumi.Input[str]
+    log_days: int
 
 
 class RegionCluster(pulumi.ComponentResource):
@@ -36,6 +43,14 @@ class RegionCluster(pulumi.ComponentResource):
             f"{name}-fargate",
             cluster_name=cluster.name,
             capacity_providers=["FARGATE"],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        aws.cloudwatch.LogGroup(
+            f"{name}-insights",
+            name=pulumi.Output.concat(INSIGHTS, "/", cluster.name, "/performance"),
+            kms_key_id=args.logs_key_arn,
+            retention_in_days=args.log_days,
+            tags=args.placement.tags("cluster", "insights"),
             opts=pulumi.ResourceOptions(parent=self),
         )
         # The name comes from the association, so that no service is placed before there is Fargate to place it on.

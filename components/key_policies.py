@@ -46,6 +46,9 @@ USE_ACTIONS: Final = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:Gener
 STORAGE_SERVICES: Final = ("ec2", "s3", "fsx", "ecr")
 """Services that keep files and disks under the storage key; EBS calls KMS through EC2."""
 
+INSIGHTS: Final = "/aws/ecs/containerinsights"
+"""Where CloudWatch's container insights keeps its groups, `<cluster>/performance` (CloudWatch user guide)."""
+
 LAUNCHING_ROLES: Final = (
     "role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling",
     "role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot",
@@ -56,8 +59,11 @@ Policy = dict[str, Any]
 
 
 def logs_key_policy(placement: Placement) -> Policy:
-    """The policy of a region's logs key: log groups under /mrgc/<environment>/, and topics that alarms publish to."""
-    groups = placement.arn("logs", f"log-group:/{PROJECT}/{placement.environment}/*")
+    """The policy of a region's logs key: log groups of /mrgc/<environment>/ and of clusters, topics of alarms."""
+    groups = [
+        placement.arn("logs", f"log-group:/{PROJECT}/{placement.environment}/*"),
+        placement.arn("logs", f"log-group:{INSIGHTS}/*/performance"),
+    ]
     own = {"StringEquals": {"aws:SourceAccount": placement.account}}
     return _policy(
         "logs",

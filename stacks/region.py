@@ -169,7 +169,11 @@ class Region:
             ),
             here,
         )
-        self.cluster = RegionCluster(f"cluster-{name}", RegionClusterArgs(placement=place), here)
+        self.cluster = RegionCluster(
+            f"cluster-{name}",
+            RegionClusterArgs(placement=place, logs_key_arn=context.logs_key_arn, log_days=settings.log_days),
+            here,
+        )
         self.router = RouterService(
             f"router-{name}",
             RouterServiceArgs(

@@ -102,12 +102,15 @@ def test_every_grant_is_an_aws_resources_and_every_wildcard_is_bound_to_the_acco
             assert {"kms:ViaService", "aws:PrincipalArn"} & {key for keys in condition.values() for key in keys}
 
 
-def test_logs_are_encrypted_for_log_groups_of_this_environment_only() -> None:
+def test_logs_are_encrypted_for_log_groups_of_this_environment_and_of_clusters_only() -> None:
     statements = {one["Sid"]: one for one in POLICIES["logs"]["Statement"]}
     groups = statements["LogGroups"]
     assert groups["Principal"] == {"Service": "logs.us-east-2.amazonaws.com"}
     context = groups["Condition"]["ArnLike"]["kms:EncryptionContext:aws:logs:arn"]
-    assert context == f"arn:aws:logs:us-east-2:{ACCOUNT}:log-group:/mrgc/prod/*"
+    assert context == [
+        f"arn:aws:logs:us-east-2:{ACCOUNT}:log-group:{name}"
+        for name in ("/mrgc/prod/*", "/aws/ecs/containerinsights/*/performance")
+    ]
     source = statements["Alarms"]["Condition"]["StringEquals"]["aws:SourceAccount"]
     assert source == ACCOUNT, "another account's alarms could use the key"
 
