@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from components.placement import PROJECT
-from stacks.sections import LEVEL_2, Measurements
+from stacks.sections import Measurements
 from stacks.settings import Settings, SettingsError, parse
 
 EX_USAGE: Final = 64
@@ -27,7 +27,8 @@ def properties(settings: Settings) -> dict[str, Any]:
     """The packs' properties by name, plain values ready for JSON."""
     return {
         "assuranceLevel": settings.fleet.assurance_level,
-        "attestableAmis": sorted(settings.fleet.amis.values()) if settings.fleet.assurance_level == LEVEL_2 else [],
+        # Of the published enclave, not of the fleet: what the hosts run is what the rule judges.
+        "attestableAmis": sorted(settings.measurements.attestable_amis),
         "measurements": [_measurement(image) for image in (settings.measurements, *settings.earlier_measurements)],
         "regions": {region.name: region.cidr for region in settings.regions},
         "strongRegions": list(settings.strong_regions),

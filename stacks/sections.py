@@ -70,6 +70,7 @@ def _image(value: str) -> str:
 
 
 Image = Annotated[str, AfterValidator(_image)]
+Ami = Annotated[str, StringConstraints(pattern=_AMI)]
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 
 
@@ -98,13 +99,18 @@ class RegionSettings(Section):
 
 
 class Measurements(Section):
-    """What `measurements.json` of the enclave image says; `eif_version` is the image's version (a SemVer)."""
+    """What `measurements.json` of the enclave image says; `eif_version` is the image's version (a SemVer).
+
+    `attestable_amis`: machine images, by UEFI and with NitroTPM, whose measurements the enclave image holds
+    (`host_measurements.json`). Hosts of level 2 run no other.
+    """
 
     eif_version: str = Field(pattern=_VERSION)
     pcr0: Pcr
     pcr1: Pcr
     pcr2: Pcr
     pcr8: Pcr | None = None
+    attestable_amis: tuple[Ami, ...] = ()
 
     def registers(self) -> dict[int, str]:
         """PCR index to 96 hex digits in lower case."""
@@ -134,7 +140,7 @@ class Fleet(Section):
     instance_type: str = Field(default="g6e.2xlarge", pattern=_INSTANCE_TYPE)
     min: int = Field(default=2, ge=1, le=20)
     max: int = Field(default=20, ge=1, le=20)
-    amis: dict[RegionName, Annotated[str, StringConstraints(pattern=_AMI)]]
+    amis: dict[RegionName, Ami]
     assurance_level: Literal[1, 2] = 1
     artefacts: Artefacts | None = None
     default_model_pool: Annotated[str, StringConstraints(pattern=_POOL)] = "default"

@@ -119,7 +119,19 @@ class Settings(Section):
             raise ValueError("accelerator.alternate_port: the load balancers do not listen on 8080; set endpoint's too")
         if self.fleet.assurance_level == LEVEL_2 and self.session_manager:
             raise ValueError("session_manager: a host that can be logged into is not at assurance level 2; set false")
+        self._hosts_attest()
         return self
+
+    def _hosts_attest(self) -> None:
+        """At level 2 every region's AMI is one that the published enclave can tell; an AMI's id alone says nothing."""
+        if self.fleet.assurance_level != LEVEL_2:
+            return
+        for region, ami in self.fleet.amis.items():
+            if ami not in self.measurements.attestable_amis:
+                raise ValueError(
+                    f"fleet.amis: {ami} of {region} is not one of measurements.attestable_amis, so the enclave would not "
+                    "take its host for attested; build the enclave with its measurements, or set assurance_level to 1"
+                )
 
     def _regions_hold(self) -> None:
         names = self.region_names

@@ -103,6 +103,18 @@ def test_a_fourth_region_without_an_ami_is_refused() -> None:
             ["mrgc:fleet", "level 2"],
         ),
         (lambda v: v["fleet"].update(assurance_level=1), ["mrgc:fleet", "artefacts are not set"]),
+        (
+            lambda v: v["measurements"].update(attestable_amis=["ami-0a0a0a0a0a0a0a0a1", "ami-0a0a0a0a0a0a0a0a2"]),
+            ["fleet.amis", "ami-0a0a0a0a0a0a0a0a3 of us-west-2", "measurements.attestable_amis", "assurance_level"],
+        ),
+        (
+            lambda v: v["fleet"]["amis"].update({"us-east-2": "ami-0bbbbbbbbbbbbbbbb"}),
+            ["fleet.amis", "ami-0bbbbbbbbbbbbbbbb of us-east-2", "not one of"],
+        ),
+        (
+            lambda v: v["measurements"].update(attestable_amis=["an image"]),
+            ["mrgc:measurements.attestable_amis", "'an image'", "ami-0123456789abcdef0"],
+        ),
         (lambda v: v.update(log_days=30), ["mrgc:log_days", "30", "90"]),
         (lambda v: v.update(strong_regions=["us-east-1", "us-east-2", "eu-west-1"]), ["strong_regions", "eu-west-1"]),
     ],
