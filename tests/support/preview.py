@@ -12,6 +12,7 @@ from pulumi.runtime import test as drain
 from pulumi.runtime.config import set_all_config
 from pulumi.runtime.proto import resource_pb2
 
+from tests.support.event_loop import own_event_loop
 from tests.support.pulumi_program import PROJECT, Program, Recorded, whole
 
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
@@ -44,9 +45,10 @@ class _Monitor(mocks.MockMonitor):
 def preview(program: Callable[[], object], *, stack: str = "dev") -> Program:
     """Run `program` as a first preview. Unknown values are `UNKNOWN` in the resources' inputs."""
     monitor = _Monitor()
-    mocks.set_mocks(monitor.mocks, project=PROJECT, stack=stack, preview=True, monitor=monitor)
-    set_all_config({})
-    drain(program)()  # type: ignore[no-untyped-call]  # the SDK's mocks are untyped
+    with own_event_loop():
+        mocks.set_mocks(monitor.mocks, project=PROJECT, stack=stack, preview=True, monitor=monitor)
+        set_all_config({})
+        drain(program)()  # type: ignore[no-untyped-call]  # the SDK's mocks are untyped
     return Program(monitor.resources_seen, {})
 
 

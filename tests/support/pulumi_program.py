@@ -17,6 +17,7 @@ from pulumi.runtime import test as drain
 from pulumi.runtime.config import set_all_config
 
 from tests.support.aws_outputs import ACCOUNT, identity, outputs
+from tests.support.event_loop import own_event_loop
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "mrgc"
@@ -122,8 +123,6 @@ def record(
     """
     answers = _Answers(calls or {})
     monitor = _Monitor(answers)
-    mocks.set_mocks(answers, project=PROJECT, stack=stack, preview=False, monitor=monitor)
-    set_all_config(dict(config or {}))
     outputs: dict[str, Any] = {}
 
     def run() -> pulumi.Output[None]:
@@ -131,7 +130,10 @@ def record(
         exported = dict(getattr(get_root_resource(), "outputs", {}))
         return pulumi.Output.from_input(exported).apply(outputs.update)
 
-    drain(run)()  # type: ignore[no-untyped-call]  # as above
+    with own_event_loop():
+        mocks.set_mocks(answers, project=PROJECT, stack=stack, preview=False, monitor=monitor)
+        set_all_config(dict(config or {}))
+        drain(run)()  # type: ignore[no-untyped-call]  # as above
     resources = [_recorded(urn, request) for urn, request in monitor.requests]
     twice = [urn for urn, times in Counter(one.urn for one in resources).items() if times > 1]
     assert not twice, f"registered twice: {twice}"
