@@ -129,8 +129,8 @@ class Settings(Section):
         for region, ami in self.fleet.amis.items():
             if ami not in self.measurements.attestable_amis:
                 raise ValueError(
-                    f"fleet.amis: {ami} of {region} is not one of measurements.attestable_amis, so the enclave would not "
-                    "take its host for attested; build the enclave with its measurements, or set assurance_level to 1"
+                    f"fleet.amis: {ami} of {region} is not one of measurements.attestable_amis, so the enclave would "
+                    "not take its host for attested; build the enclave with its measurements, or claim level 1"
                 )
 
     def _regions_hold(self) -> None:

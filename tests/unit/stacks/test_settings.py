@@ -105,7 +105,7 @@ def test_a_fourth_region_without_an_ami_is_refused() -> None:
         (lambda v: v["fleet"].update(assurance_level=1), ["mrgc:fleet", "artefacts are not set"]),
         (
             lambda v: v["measurements"].update(attestable_amis=["ami-0a0a0a0a0a0a0a0a1", "ami-0a0a0a0a0a0a0a0a2"]),
-            ["fleet.amis", "ami-0a0a0a0a0a0a0a0a3 of us-west-2", "measurements.attestable_amis", "assurance_level"],
+            ["fleet.amis", "ami-0a0a0a0a0a0a0a0a3 of us-west-2", "measurements.attestable_amis", "claim level 1"],
         ),
         (
             lambda v: v["fleet"]["amis"].update({"us-east-2": "ami-0bbbbbbbbbbbbbbbb"}),
