@@ -1,4 +1,4 @@
-"""CloudWatch alarms of `observability.alerts`: a region's own, and the accelerator's, whose metrics are in us-west-2.
+"""A region's CloudWatch alarms of `observability.alerts`, and how any of its alerts becomes an alarm.
 
 What is watched and why is there; here are only the values of the metrics' dimensions and the topics that hear of it.
 """
@@ -59,53 +59,13 @@ class RegionAlarms(pulumi.ComponentResource):
         lag = alerts.replication_lag(args.eventual_tables)
         wanted += [(f"{lag.name}-{peer}", lag, {**values, "ReceivingRegion": peer}) for peer in args.peers]
         self.arns = {
-            key: _alarm(f"{name}-{key}", alert, here, args.placement, args.topics, self) for key, alert, here in wanted
+            key: metric_alarm(f"{name}-{key}", alert, here, args.placement, args.topics, self)
+            for key, alert, here in wanted
         }
         self.register_outputs({"arns": self.arns})
 
 
-@dataclass(frozen=True, kw_only=True)
-class AcceleratorAlarmsArgs:
-    """`placement` and `topics` are us-west-2's: the metrics are there, and an alarm's topic must be beside it.
-
-    `regions` are those with an endpoint group.
-    """
-
-    placement: Placement
-    topics: Mapping[str, pulumi.Input[str]]
-    accelerator_arn: pulumi.Input[str]
-    listener_arn: pulumi.Input[str]
-    regions: Sequence[str]
-
-
-class AcceleratorAlarms(pulumi.ComponentResource):
-    """One alarm an endpoint group; `arns` has them by region. Its provider is us-west-2's."""
-
-    arns: dict[str, pulumi.Output[str]]
-
-    def __init__(self, name: str, args: AcceleratorAlarmsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("mrgc:alarms:AcceleratorAlarms", name, {}, opts)
-        values: Values = {"Accelerator": last_part(args.accelerator_arn), "Listener": last_part(args.listener_arn)}
-        self.arns = {
-            region: _alarm(
-                f"{name}-{region}",
-                alerts.ACCELERATOR_FAILOVER,
-                {**values, "EndpointGroup": region},
-                args.placement,
-                args.topics,
-                self,
-            )
-            for region in args.regions
-        }
-        self.register_outputs({"arns": self.arns})
-
-
-def last_part(arn: pulumi.Input[str]) -> pulumi.Output[str]:
-    """The id at an ARN's end, which is what Global Accelerator's dimensions hold."""
-    return pulumi.Output.from_input(arn).apply(lambda text: text.rsplit("/", 1)[-1])
-
-
-def _alarm(
+def metric_alarm(
     name: str,
     alert: Alert,
     values: Values,
@@ -113,6 +73,7 @@ def _alarm(
     topics: Mapping[str, pulumi.Input[str]],
     parent: pulumi.Resource,
 ) -> pulumi.Output[str]:
+    """The ARN of an alert's alarm, made where `parent` stands; `values` has every dimension that its metrics name."""
     topic = topics[alert.severity.value]
     plain = alert.series[0] if alert.expression is None else None
     alarm = aws.cloudwatch.MetricAlarm(

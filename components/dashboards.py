@@ -14,7 +14,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from components.alarms import last_part
+from components.accelerator_alarms import last_part
 from components.placement import PROJECT, Placement
 from observability import dashboards
 from observability.facts import ClusterFacts, RegionFacts

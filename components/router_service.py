@@ -55,7 +55,7 @@ GRACE_S: Final = 2_147_483_647
 
 The load balancer's check asks whether the region can serve. While it has no host, replacing routers would not help,
 would cut what is in flight, and would fail every deployment. A router that dies is replaced (its container is
-essential); one that hangs gets no traffic, and the alarm on unhealthy targets names it.
+essential); one that hangs gets no traffic, and the alarm `router-stuck` tells of it.
 """
 
 CPU_TARGET_PERCENT: Final = 55

@@ -97,6 +97,24 @@ REGION_UNHEALTHY: Final = Alert(
     "mrgc_router_routable_hosts, the scaling group's activity and the routers' log, in this order.",
 )
 
+# Health checks never replace a router (`components.router_service.GRACE_S`), so somebody must hear of one that hangs. A
+# router that drains fails them for 105 s and a new one until it has started: 10 of 10 minutes is neither.
+ROUTER_STUCK: Final = Alert(
+    name="router-stuck",
+    severity=Severity.WARNING,
+    series=(Series(id="unhealthy", metric=metrics.UNHEALTHY_ROUTERS, statistic="Maximum"),),
+    comparison="GreaterThanThreshold",
+    threshold=0,
+    period_s=60,
+    datapoints=10,
+    periods=10,
+    missing="notBreaching",
+    because="without routers there is nothing to be unhealthy, and region-unhealthy fires",
+    summary="A router of this region has failed its health checks for ten minutes: no traffic, and no successor.",
+    runbook="If region-unhealthy fires too, no host is routable and the router is right; if not, look at the task's "
+    "log and stop it, and ECS starts another.",
+)
+
 
 def replication_lag(tables: Sequence[str]) -> Alert:
     """Lag of the eventually consistent tables towards one receiving region: the worst of `tables`, by physical name.
@@ -298,6 +316,7 @@ def region_alerts(capacity_gib: int) -> tuple[Alert, ...]:
     """What every region watches at home; `capacity_gib` is its file system's. Replication has one alert a receiver."""
     return (
         REGION_UNHEALTHY,
+        ROUTER_STUCK,
         fsx_free(capacity_gib),
         CLEANUP_FAILURES,
         HEALTH_SCORE,

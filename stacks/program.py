@@ -6,7 +6,7 @@ import pulumi
 import pulumi_aws as aws
 
 from components.accelerator import Accelerator, AcceleratorArgs
-from components.alarms import AcceleratorAlarms, AcceleratorAlarmsArgs
+from components.accelerator_alarms import AcceleratorAlarms, AcceleratorAlarmsArgs
 from components.dashboards import Dashboards, DashboardsArgs
 from components.global_state import TABLES, GlobalState, GlobalStateArgs
 from components.keys import PlatformKeys, PlatformKeysArgs

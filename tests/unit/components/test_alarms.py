@@ -4,7 +4,8 @@ import pulumi
 import pulumi_aws as aws
 import pytest
 
-from components.alarms import AcceleratorAlarms, AcceleratorAlarmsArgs, RegionAlarms, RegionAlarmsArgs
+from components.accelerator_alarms import AcceleratorAlarms, AcceleratorAlarmsArgs
+from components.alarms import RegionAlarms, RegionAlarmsArgs
 from components.placement import Placement
 from observability import alerts
 from tests.support.pulumi_program import ACCOUNT, Program, Recorded, record

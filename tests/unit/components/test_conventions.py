@@ -41,6 +41,11 @@ def test_dataclasses_are_frozen_and_taken_by_keyword(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_has_one_component_at_most(path: Path) -> None:
+    assert len(list(components(path))) <= 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_component_is_named_by_its_file_and_class_registers_its_outputs_and_says_what_it_is(path: Path) -> None:
     for one in components(path):
         source = ast.unparse(one)

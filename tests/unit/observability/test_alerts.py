@@ -13,7 +13,7 @@ TABLES = ("mrgc-dev-gpu_instances", "mrgc-dev-metrics")
 ALL = (*alerts.region_alerts(1200), alerts.replication_lag(TABLES), alerts.ACCELERATOR_FAILOVER)
 
 CRITICAL = {"region-unhealthy", "replication-lag", "accelerator-failover", "fsx-free", "cleanup-failures"}
-WARNING = {"health-score", "gpu-temperature", "model-load", "first-byte-p95", "control-run-failed"}
+WARNING = {"health-score", "gpu-temperature", "model-load", "first-byte-p95", "router-stuck", "control-run-failed"}
 
 
 def judge(alert: Alert, **samples: float) -> bool:
@@ -65,6 +65,7 @@ def test_an_alarm_is_one_that_cloudwatch_takes_and_a_person_understands(alert: A
         (alerts.GPU_HOT, {"degrees": 80}, {"degrees": 81}),
         (alerts.MODEL_LOAD, {"load": 60}, {"load": 60.1}),
         (alerts.FIRST_BYTE_P95, {"p95": 1}, {"p95": 1.01}),
+        (alerts.ROUTER_STUCK, {"unhealthy": 0}, {"unhealthy": 1}),
         (alerts.FAILED_RUNS, {"failed": 0}, {"failed": 1}),
     ],
     ids=lambda value: value.name if isinstance(value, Alert) else "",

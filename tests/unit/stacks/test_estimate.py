@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.alarms import AcceleratorAlarms, AcceleratorAlarmsArgs, RegionAlarms, RegionAlarmsArgs
+from components.accelerator_alarms import AcceleratorAlarms, AcceleratorAlarmsArgs
+from components.alarms import RegionAlarms, RegionAlarmsArgs
 from components.global_state import TABLES, table_name
 from components.keys import PlatformKeys, PlatformKeysArgs
 from components.placement import Placement
@@ -90,10 +91,10 @@ def test_a_gpu_host_costs_what_730_hours_of_it_cost() -> None:
 def test_one_region_of_dev_costs_about_4_100_dollars() -> None:
     found = estimate(settings())
     # 2 hosts 3,273.44; roots 32.00; 3 routers of 2 vCPU and 4 GB 216.24; load balancer 16.43; 10 endpoints in 3 zones
-    # 219.00; 3 attachments 109.50; 1,200 GiB of Lustre 252.00; 3 keys 3.00; 9 + 2 x 3 alarm metrics 1.50.
-    assert money(found.by_region()["us-east-1"]) == "4123.10"
+    # 219.00; 3 attachments 109.50; 1,200 GiB of Lustre 252.00; 3 keys 3.00; 10 + 2 x 3 alarm metrics 1.60.
+    assert money(found.by_region()["us-east-1"]) == "4123.20"
     assert money(found.by_region()[GLOBAL]) == "39.25", "7 dashboards and the accelerator"
-    assert money(found.total) == "12408.86"
+    assert money(found.total) == "12409.16"
 
 
 def test_only_what_was_read_nowhere_else_is_assumed() -> None:
@@ -183,7 +184,7 @@ def test_nothing_that_a_stack_needs_is_lost_between_priced_and_unpriced(stack: S
 
 def test_the_output_is_plain_and_rounded() -> None:
     output = estimate(settings()).as_output()
-    assert output["monthly_total_of_what_is_priced"] == "12408.86"
+    assert output["monthly_total_of_what_is_priced"] == "12409.16"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", output["prices_collected"])
     assert all(re.fullmatch(r"\d+\.\d\d", amount) for amount in output["by_component"].values())
     assert all(isinstance(sentence, str) for sentence in output["unpriced"])

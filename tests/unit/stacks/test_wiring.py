@@ -23,7 +23,8 @@ CROSSING = {
     "model_replication": "objects go from home to every region",
     "global_state": "a table is created at home with its replicas",
     "keys": "a replica names its primary, and the tables' policy every region",
-    "alarms": "the accelerator's alarms are where its metrics are, and replication lag is towards another region",
+    "accelerator_alarms": "its metrics are in one region, and name every endpoint group's",
+    "alarms": "replication lag is towards another region",
     "dashboards": "dashboards show every region",
     "control_loops": "leases and Global Accelerator's API are elsewhere",
 }
