@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Final, Literal, Self
 
+import pulumi_aws as aws
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from components.addressing import ZONES
@@ -32,7 +34,6 @@ EMAIL: Final = r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"
 _INSTANCE_TYPE: Final = r"^[a-z0-9-]+\.[a-z0-9]+$"
 _POOL: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 _PRINCIPAL: Final = r"^arn:aws:iam::[0-9]{12}:.+$"
-_REGION: Final = r"^[a-z]{2}(-[a-z]+)+-[0-9]$"
 _RESERVATION: Final = r"^cr-[0-9a-f]{8,17}$"
 _SHA256: Final = r"^[0-9a-f]{64}$"
 _VERSION: Final = r"^[0-9]+\.[0-9]+\.[0-9]+$"
@@ -44,7 +45,6 @@ WORDS: Final = {
     _INSTANCE_TYPE: "an instance type is expected, such as g6e.2xlarge",
     _POOL: "a model pool is up to 63 lower-case letters, digits and hyphens",
     _PRINCIPAL: "the ARN of an account, a user or a role is expected",
-    _REGION: "an AWS region's name is expected, such as us-east-1",
     _RESERVATION: "a capacity reservation's id is expected, such as cr-0123456789abcdef0",
     _SHA256: "64 hex digits in lower case are expected",
     _VERSION: "a version is three numbers, such as 0.1.0",
@@ -59,7 +59,20 @@ def _pcr(value: str) -> str:
 
 
 Pcr = Annotated[str, AfterValidator(_pcr)]
-RegionName = Annotated[str, StringConstraints(pattern=_REGION)]
+OTHER_PARTITIONS: Final = ("cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-")
+"""Regions that are not of the partition `aws`, which every ARN here names."""
+REGIONS: Final = frozenset(one.value for one in aws.Region if not one.value.startswith(OTHER_PARTITIONS))
+"""Regions that the AWS provider knows."""
+
+
+def _region(value: str) -> str:
+    if value not in REGIONS:
+        near = difflib.get_close_matches(value, sorted(REGIONS), n=1)
+        raise ValueError(f"an AWS region's name is expected, such as {near[0] if near else ACCELERATOR_REGION}")
+    return value
+
+
+RegionName = Annotated[str, AfterValidator(_region)]
 Digest = r"^[a-z0-9][a-z0-9._/-]*@sha256:[0-9a-f]{64}$"
 
 

@@ -209,6 +209,10 @@ def load(config: pulumi.Config | None = None) -> Settings:
 
 def _sentence(values: Mapping[str, Any], problem: Any) -> str:
     path = [part for part in problem["loc"] if part != "function-after[_pcr(), str]"]
+    # What is wrong may be the name of an entry, such as a region's, and not its value.
+    wrong_key = path[-2] if path and path[-1] == "[key]" else None
+    if wrong_key is not None:
+        path = path[:-2]
     key = PROJECT + ":" + ".".join(str(part) for part in path)
     message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
     if not path:
@@ -227,6 +231,9 @@ def _sentence(values: Mapping[str, Any], problem: Any) -> str:
     value: Any = values
     for part in path:
         value = value[part]
+    verb = "is"
+    if wrong_key is not None:
+        value, verb = wrong_key, "names"
     # A section's own text would drown the sentence, which names what is wrong with it.
-    shown = "" if isinstance(value, Mapping | list) else f" is {value!r}"
+    shown = "" if isinstance(value, Mapping | list) else f" {verb} {value!r}"
     return f"{key}{shown}: {message[0].lower()}{message[1:]}."

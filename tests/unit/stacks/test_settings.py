@@ -67,7 +67,17 @@ def test_a_fourth_region_without_an_ami_is_refused() -> None:
         (lambda v: v.update(environment="production"), ["mrgc:environment", "'production'", "'prod'"]),
         (lambda v: v.update(account="12345"), ["mrgc:account", "'12345'"]),
         (lambda v: v.update(regions=v["regions"][:2]), ["mrgc:regions", "at least 3"]),
-        (lambda v: v["regions"][1].update(name="us-esat-2"), ["us-esat-2"]),
+        (lambda v: v["regions"][1].update(name="us-esat-2"), ["mrgc:regions.1.name", "'us-esat-2'", "an AWS region's name"]),
+        (
+            lambda v: v["regions"][1].update(name="mars-1", zones=["mars-1a", "mars-1b", "mars-1c"]),
+            ["mrgc:regions.1.name", "'mars-1'", "an AWS region's name is expected"],
+        ),
+        (lambda v: v["regions"][1].update(name="us-gov-east-1"), ["'us-gov-east-1'", "an AWS region's name"]),
+        (
+            lambda v: v["fleet"]["amis"].update({"US": "ami-0a0a0a0a0a0a0a0a1"}),
+            ["mrgc:fleet.amis names 'US'", "an AWS region's name"],
+        ),
+        (lambda v: v.update(accelerator={"weights": {"x": 1}}), ["mrgc:accelerator.weights names 'x'"]),
         (lambda v: v["regions"][1].update(cidr="10.66.0.0/18"), ["us-east-1 and us-east-2 overlap"]),
         (lambda v: v["regions"][1].update(cidr="10.67.0.0/18"), ["10.67.0.0/18", "10.66.64.0/18"]),
         (lambda v: v["regions"][1].update(cidr="10.66.64.0/17"), ["10.66.64.0/17"]),
