@@ -67,7 +67,7 @@ def test_a_fourth_region_without_an_ami_is_refused() -> None:
         (lambda v: v.update(environment="production"), ["mrgc:environment", "'production'", "'prod'"]),
         (lambda v: v.update(account="12345"), ["mrgc:account", "'12345'"]),
         (lambda v: v.update(regions=v["regions"][:2]), ["mrgc:regions", "at least 3"]),
-        (lambda v: v["regions"][1].update(name="us-esat-2"), ["mrgc:regions.1.name", "'us-esat-2'", "an AWS region's name"]),
+        (lambda v: v["regions"][1].update(name="us-esat-2"), ["regions.1.name", "'us-esat-2'", "AWS region's name"]),
         (
             lambda v: v["regions"][1].update(name="mars-1", zones=["mars-1a", "mars-1b", "mars-1c"]),
             ["mrgc:regions.1.name", "'mars-1'", "an AWS region's name is expected"],
