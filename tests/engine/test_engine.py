@@ -18,6 +18,11 @@ pytestmark = [
 ]
 
 VIOLATIONS = Path(__file__).parent / "violations"
+BROKEN = [
+    ("enclave", "gpu-host-enclave", "aws:ec2/launchTemplate:LaunchTemplate"),
+    ("network", "no-public-addresses", "aws:ec2/subnet:Subnet"),
+]
+"""A pack, the rule that its program below `violations/` breaks, and the type of what must not be created."""
 LEFT_WHEN_EMPTY = {"pulumi:pulumi:Stack"}
 
 
@@ -67,13 +72,7 @@ def test_a_failed_create_is_finished_by_the_next_up(engine: Engine) -> None:
     assert engine.run("up", "--yes", "--expect-no-changes").status == 0
 
 
-@pytest.mark.parametrize(
-    ("pack", "rule", "type_"),
-    [
-        ("enclave", "gpu-host-enclave", "aws:ec2/launchTemplate:LaunchTemplate"),
-        ("network", "no-public-addresses", "aws:ec2/subnet:Subnet"),
-    ],
-)
+@pytest.mark.parametrize(("pack", "rule", "type_"), BROKEN)
 def test_a_violation_of_a_pack_stops_up_before_creation(
     tmp_path: Path, packs: dict[Path, Path], pack: str, rule: str, type_: str
 ) -> None:
