@@ -73,6 +73,8 @@ class Statement:
 def statements(policy: Mapping[str, Any]) -> list[Statement]:
     """All statements of a policy. Raises DocumentError where there are none, or one is no object."""
     elements = {key.lower(): value for key, value in policy.items()}
+    if len(elements) != len(policy):
+        raise DocumentError("has an element twice, in other letters")
     found = listed(elements.get("statement"))
     if not found:
         raise DocumentError("has no statement")

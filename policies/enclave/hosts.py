@@ -40,9 +40,12 @@ AMIS: Final = Setting(
 _GZIP: Final = b"\x1f\x8b"
 MOST_USER_DATA: Final = 1 << 20
 """EC2 takes 16 KiB of user data; a MiB of it unpacked is more than any host is given."""
+_DEBUG: Final = re.compile(r"--debug-mode|--attach-console|\bnitro-cli\s+console\b", re.IGNORECASE)
 _LOGIN: Final = {
     r"ssh-(rsa|ed25519|dss) AAAA|ecdsa-sha2-\S+ AAAA|ssh_authorized_keys|authorized_keys": "an SSH key",
-    r"chpasswd|ssh_pwauth:\s*(true|yes|1)": "a password",
+    r"chpasswd|ssh_pwauth:\s*(true|yes|1)|passwd\s+--stdin|\b(hashed_|plain_text_)?passwd:": "a password",
+    r"openssh-server|\bdropbear\b": "an SSH server",
+    r"(?m)^#include(-once)?\b": "whatever another address says at the time",
     r"ec2-instance-connect": "EC2 Instance Connect",
     r"(systemctl|service)\s+(--now\s+)?(enable|start|restart|unmask)\b[^\n]*\b(sshd?|amazon-ssm-agent)\b"
     r"|(sshd?|amazon-ssm-agent)\s+(start|restart)\b": "a login service",
@@ -67,7 +70,8 @@ def metadata_v2(resource: Resource, _: Config) -> Iterator[str]:
     if tokens != "required":
         yield f"metadata_options.http_tokens is {_shown(tokens)}, not 'required'."
     hops = _single(options, "httpPutResponseHopLimit")
-    if hops != HOP_LIMIT:
+    # True equals 1 in Python.
+    if hops != HOP_LIMIT or isinstance(hops, bool):
         yield f"metadata_options.http_put_response_hop_limit is {_shown(hops)}, not {HOP_LIMIT}."
 
 
@@ -95,13 +99,25 @@ def no_login_in_user_data(resource: Resource, config: Config) -> Iterator[str]:
     """At level 2 a host's user data opens no way to log in."""
     if not attested_host(config):
         return
-    for name in ("userData", "userDataBase64"):
-        text = _decoded(known(resource.at(name), name))
-        if text is None:
-            continue
+    for text in _user_data(resource):
         for pattern, what in _LOGIN.items():
             if re.search(pattern, text, re.IGNORECASE):
                 yield f"The user data sets up {what}."
+
+
+def no_debugging(resource: Resource, _: Config) -> Iterator[str]:
+    """A host's user data starts no enclave in debug mode and attaches to no enclave's console."""
+    for text in _user_data(resource):
+        found = _DEBUG.search(text)
+        if found:
+            yield f"The user data says {found[0]!r}; the host could read all that a debug enclave prints and holds."
+
+
+def _user_data(resource: Resource) -> Iterator[str]:
+    for name in ("userData", "userDataBase64"):
+        text = _decoded(known(resource.at(name), name))
+        if text is not None:
+            yield text
 
 
 def _decoded(value: Any) -> str | None:
@@ -151,6 +167,13 @@ RULES: Final[list[Rule]] = [
         types=(*HOSTS, CONFIGURATION, KEY_PAIR),
         protects="Nobody holds a key that opens a host on which tenants' prompts are worked on.",
         fix="Remove key_name and the key pair; hosts are replaced, not repaired.",
+    ),
+    ResourceRule(
+        "gpu-host-no-debug-enclave",
+        no_debugging,
+        types=(*HOSTS, CONFIGURATION),
+        protects="No host runs its enclave in debug mode, in which the host reads its console and memory.",
+        fix="Start enclaves without --debug-mode and --attach-console.",
     ),
     ResourceRule(
         "level-2-attestable-image",

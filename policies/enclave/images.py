@@ -14,7 +14,9 @@ TASK: Final = "aws:ecs/taskDefinition:TaskDefinition"
 FUNCTION: Final = "aws:lambda/function:Function"
 PARAMETER: Final = "aws:ssm/parameter:Parameter"
 
-_DIGEST: Final = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]*@sha256:[0-9a-f]{64}", re.ASCII)
+_DIGEST: Final = re.compile(
+    r"([a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]+)?/)?[a-z0-9][a-z0-9._/-]*@sha256:[0-9a-f]{64}", re.ASCII
+)
 _IMAGE_PARAMETER: Final = re.compile(r"/mrgc/[^/]+/images/[^/]+", re.ASCII)
 _MEASUREMENT_PARAMETER: Final = re.compile(r"(/mrgc/[^/]+)/measurements/(pcr([0-9]+)|eif_version)", re.ASCII)
 
@@ -35,6 +37,10 @@ def _images(resource: Resource) -> Iterator[tuple[str, Any]]:
         image = known(resource.at("imageUri"), "imageUri")
         if image is not None:
             yield resource.name, image
+        # What is uploaded with the program is its own; what lies in a bucket can be replaced there.
+        code = known(resource.at("s3Key"), "s3Key")
+        if code is not None:
+            yield resource.name, f"s3://{resource.at('s3Bucket')}/{code}"
     elif resource.type == PARAMETER:
         name = known(resource.at("name"), "name")
         if isinstance(name, str) and _IMAGE_PARAMETER.fullmatch(name):
@@ -87,7 +93,13 @@ def published_together(resources: Sequence[Resource], config: Config) -> Iterato
         match = _measurement_name(resource)
         if match is not None:
             region = str(known(resource.region, "region"))
-            places.setdefault((region, match[1]), {})[match[2]] = (known(_value(resource), "value"), resource.urn)
+            place = places.setdefault((region, match[1]), {})
+            if match[2] in place:
+                yield (
+                    f"{match[0]} is written twice in {region}; tenants read whichever came last.",
+                    resource.urn,
+                )
+            place[match[2]] = (known(_value(resource), "value"), resource.urn)
     for (region, path), found in places.items():
         values = {key: str(value).lower() for key, (value, _) in found.items()}
         whole = [

@@ -10,6 +10,7 @@ from policies.enclave.keys import (
     KEYS,
     PLATFORM,
     PRIMARIES,
+    REPLICA_EXTERNAL_KEY,
     REPLICAS,
     TENANT,
     WHOSE_TAG,
@@ -46,9 +47,12 @@ def says_whose(resource: Resource, _: Config) -> Iterator[str]:
 
 def rotates(resource: Resource, _: Config) -> Iterator[str]:
     """A key is replaced under its ARN once a year or more often."""
-    if resource.type == EXTERNAL_KEY:
-        yield "A key of imported material can't be rotated by KMS; make an aws.kms.Key."
+    if resource.type in (EXTERNAL_KEY, REPLICA_EXTERNAL_KEY):
+        yield "A key of imported material can't be rotated by KMS, and who imported it has it; make an aws.kms.Key."
         return
+    for key in ("customKeyStoreId", "xksKeyId"):
+        if resource.at(key) is UNKNOWN or resource.at(key) not in (None, ""):
+            yield f"{key} is set: whoever runs that key store opens what KMS would not, and KMS can't rotate the key."
     if not is_true(resource.at("enableKeyRotation")):
         yield "Rotation is not enabled."
     days = resource.at("rotationPeriodInDays")
@@ -74,8 +78,8 @@ def replicas_repeat(resources: Sequence[Resource], _: Config) -> Iterator[tuple[
         primary = next((one for one in sources if one is not None and one.type in PRIMARIES), by_arn.get(arn))
         if primary is None:
             yield (
-                f"{replica.name} replicates a key that is not of this program, so nothing shows its policy.",
-                (replica.urn),
+                f"{replica.name} replicates a key that is not of this program; nothing shows its policy.",
+                replica.urn,
             )
             continue
         if _policy(replica) != _policy(primary):
@@ -110,10 +114,10 @@ RULES: Final[list[Rule]] = [
     ResourceRule(
         "kms-key-rotates",
         rotates,
-        types=PRIMARIES,
+        types=(*PRIMARIES, REPLICA_EXTERNAL_KEY),
         protects="A key's material is replaced every year, so that material once lost does not open what is sealed "
         "later.",
-        fix=f"Set enable_key_rotation, and no rotation period above {MOST_DAYS} days.",
+        fix=f"Set enable_key_rotation and no rotation period above {MOST_DAYS} days, on a key of KMS's own material.",
     ),
     ResourceRule(
         "kms-replica-own-policy",

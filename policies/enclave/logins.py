@@ -17,6 +17,7 @@ LOGIN_RESOURCES: Final = {
     "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint": "opens SSH and RDP to private hosts",
     "aws:ssm/serviceSetting:ServiceSetting": "may let Systems Manager manage every host of the account",
 }
+SERVICE: Final = "aws:ecs/service:Service"
 SERIAL_CONSOLE: Final = "aws:ec2/serialConsoleAccess:SerialConsoleAccess"
 
 SESSION_ACTIONS: Final = (
@@ -48,6 +49,9 @@ def no_session(resource: Resource, config: Config) -> Iterator[str]:
         # The default of the argument is true.
         if resource.at("enabled") is not False:
             yield "The account's serial consoles are opened."
+    elif resource.type == SERVICE:
+        if resource.at("enableExecuteCommand") not in (None, False, "false"):
+            yield "enableExecuteCommand opens a shell in its containers."
     elif resource.type == ENDPOINT:
         service = str(known(resource.at("serviceName"), "serviceName"))
         if service.rsplit(".", 1)[-1] in SESSION_SERVICES:
@@ -106,11 +110,11 @@ RULES: Final[list[Rule]] = [
     ResourceRule(
         "level-2-no-session",
         no_session,
-        types=(*LOGIN_RESOURCES, SERIAL_CONSOLE, ENDPOINT, ROLE, *POLICIES_OF_ROLES, *ATTACHMENTS),
+        types=(*LOGIN_RESOURCES, SERIAL_CONSOLE, SERVICE, ENDPOINT, ROLE, *POLICIES_OF_ROLES, *ATTACHMENTS),
         settings=(LEVEL,),
         protects="At assurance level 2 nobody opens a session on a host: whoever did could read the worker's memory.",
-        fix="Remove Session Manager's endpoints, policies and settings (mrgc:session_manager: false), or claim level "
-        "1.",
+        fix="Remove ECS Exec and Session Manager's endpoints, policies and settings (mrgc:session_manager: false), or "
+        "claim level 1.",
     ),
     ResourceRule(
         "level-2-no-login-port",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from policies.enclave.hosts import TEMPLATE
@@ -28,6 +28,18 @@ FLEET: Final = "aws:ec2/fleet:Fleet"
 SPOT_FLEET: Final = "aws:ec2/spotFleetRequest:SpotFleetRequest"
 INSTANCE: Final = "aws:ec2/instance:Instance"
 CUSTOMER_POLICY: Final = "aws:iam/policy:Policy"
+PROFILE: Final = "aws:iam/instanceProfile:InstanceProfile"
+
+TAKES: Final[dict[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
+    "aws:ecs/taskDefinition:TaskDefinition": ((ROLE, ("taskRoleArn",)), (ROLE, ("executionRoleArn",))),
+    "aws:lambda/function:Function": ((ROLE, ("role",)),),
+    PROFILE: ((ROLE, ("role",)),),
+    TEMPLATE: ((PROFILE, ("iamInstanceProfile", "arn")), (PROFILE, ("iamInstanceProfile", "name"))),
+    INSTANCE: ((PROFILE, ("iamInstanceProfile",)),),
+    "aws:ec2/spotInstanceRequest:SpotInstanceRequest": ((PROFILE, ("iamInstanceProfile",)),),
+    "aws:ec2/launchConfiguration:LaunchConfiguration": ((PROFILE, ("iamInstanceProfile",)),),
+}
+"""What takes a role, by itself or by an instance profile, and the path of the property that names it."""
 
 
 def readable(resource: Resource, config: Config) -> Iterator[str]:
@@ -41,17 +53,29 @@ def readable(resource: Resource, config: Config) -> Iterator[str]:
 
 
 def own_parts(resources: Sequence[Resource], _: Config) -> Iterator[tuple[str, str | None]]:
-    """Groups start hosts from this program's templates, and roles have this program's policies."""
-    sources = {kind: {one.urn: one for one in resources if one.type == kind} for kind in (TEMPLATE, CUSTOMER_POLICY)}
+    """Hosts start from this program's templates, and take this program's roles, which have this program's policies."""
+    kinds = (TEMPLATE, CUSTOMER_POLICY, ROLE, PROFILE)
+    sources = {kind: {one.urn: one for one in resources if one.type == kind} for kind in kinds}
     for one in resources:
         for kind, what, key, reference in _references(one):
             made_from = [sources[kind][urn] for urn in one.depends.get(key, ()) if urn in sources[kind]]
-            if made_from and any(reference is UNKNOWN or not _names(source) for source in made_from):
+            if made_from and any(_not_yet_comparable(source, reference) for source in made_from):
                 # Before an update there is no id to compare; what the value is made from says enough.
                 continue
             names = {name for source in sources[kind].values() for name in _names(source)}
             if known(reference, f"{one.name}.{key}") not in names:
                 yield f"{one.name} uses the {what} {reference}, which this program does not make.", one.urn
+        for version in _versions(one):
+            if isinstance(version, str) and version.startswith("$"):
+                yield (
+                    f"{one.name} uses the launch template's version {version}, made by whoever; give latest_version.",
+                    one.urn,
+                )
+
+
+def _not_yet_comparable(source: Resource, reference: Any) -> bool:
+    by_arn = isinstance(reference, str) and reference.startswith("arn:")
+    return reference is UNKNOWN or not _names(source) or (by_arn and not isinstance(source.at("arn"), str))
 
 
 def _names(source: Resource) -> set[str]:
@@ -66,7 +90,11 @@ def _references(one: Resource) -> Iterator[tuple[str, str, str, Any]]:
             key = "managedPolicyArns" if one.type == ROLE else "policyArn"
             if not (isinstance(arn, str) and like(arn, "arn:*:iam::aws:policy/*")):
                 yield CUSTOMER_POLICY, "policy", key, arn
-    elif one.type == GROUP and one.at("launchConfiguration") is not None:
+    for kind, path in TAKES.get(one.type, ()):
+        taken = one.at(*path)
+        if taken is UNKNOWN or taken not in (None, ""):
+            yield kind, "role" if kind == ROLE else "instance profile", path[0], taken
+    if one.type == GROUP and one.at("launchConfiguration") is not None:
         yield TEMPLATE, "launch configuration", "launchConfiguration", one.at("launchConfiguration")
     if one.type in (GROUP, INSTANCE):
         yield from _of_specification(one.at("launchTemplate"), "launchTemplate")
@@ -74,6 +102,24 @@ def _references(one: Resource) -> Iterator[tuple[str, str, str, Any]]:
     elif one.type in (FLEET, SPOT_FLEET):
         for entry in listed(one.at("launchTemplateConfigs")):
             yield from _of_specification(at(entry, "launchTemplateSpecification"), "launchTemplateConfigs")
+
+
+def _versions(one: Resource) -> Iterator[Any]:
+    """The versions of launch templates that something starts from."""
+    if one.type in (GROUP, INSTANCE, FLEET, SPOT_FLEET):
+        yield from _held(one.props, "version")
+
+
+def _held(value: Any, key: str) -> Iterator[Any]:
+    """Every value of a key at any depth."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == key:
+                yield inner
+            yield from _held(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _held(inner, key)
 
 
 def _mixed(policy: Any, key: str) -> Iterator[tuple[str, str, str, Any]]:
@@ -103,7 +149,9 @@ RULES: Final[list[Rule]] = [
     StackRule(
         "nothing-borrowed",
         own_parts,
-        protects="Hosts start from templates, and roles have policies, that these rules have judged.",
-        fix="Make the launch template or the policy in this program.",
+        protects="Hosts start from templates, and hosts, tasks and functions have roles with policies, that these "
+        "rules have judged.",
+        fix="Make the launch template, the role, the instance profile or the policy in this program, and start hosts "
+        "from a version by its number.",
     ),
 ]

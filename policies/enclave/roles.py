@@ -46,7 +46,16 @@ ATTACHMENTS: Final = (
 )
 READ: Final = (ROLE, *POLICIES_OF_ROLES, *ATTACHMENTS)
 
-KEY_CONTROL: Final = ("kms:PutKeyPolicy", "kms:CreateGrant", "kms:ReplicateKey")
+KEY_CONTROL: Final = (
+    "kms:PutKeyPolicy",
+    "kms:CreateGrant",
+    "kms:ReplicateKey",
+    "kms:UpdatePrimaryRegion",
+    "kms:ImportKeyMaterial",
+    "kms:DisableKey",
+    "kms:DisableKeyRotation",
+    "kms:ScheduleKeyDeletion",
+)
 SELF_CONTROL: Final = (
     "iam:PutRolePolicy",
     "iam:AttachRolePolicy",
@@ -59,8 +68,41 @@ SELF_CONTROL: Final = (
     "iam:UpdateAssumeRolePolicy",
     "iam:DeleteRolePermissionsBoundary",
     "iam:CreateAccessKey",
+    "iam:CreateRole",
+    "iam:PassRole",
+    "iam:AddRoleToInstanceProfile",
+    "iam:AddUserToGroup",
+    "iam:CreateLoginProfile",
+    "iam:UpdateLoginProfile",
+    "iam:PutRolePermissionsBoundary",
 )
-"""With any of these a role could give itself what it lacks."""
+"""With any of these a role could give itself, or something that it starts, what it lacks."""
+
+RUNNING: Final = (
+    "ec2:RunInstances",
+    "ec2:CreateLaunchTemplateVersion",
+    "ec2:ModifyLaunchTemplate",
+    "ec2:ModifyInstanceAttribute",
+    "ec2:ModifyInstanceMetadataOptions",
+    "ec2:ModifyInstanceMetadataDefaults",
+    "ec2:AssociateIamInstanceProfile",
+    "ec2:ReplaceIamInstanceProfileAssociation",
+    "ec2:GetConsoleOutput",
+    "ec2:GetConsoleScreenshot",
+    "autoscaling:CreateAutoScalingGroup",
+    "autoscaling:UpdateAutoScalingGroup",
+    "autoscaling:CreateLaunchConfiguration",
+    "ecs:RegisterTaskDefinition",
+    "ecs:ExecuteCommand",
+    "lambda:UpdateFunctionCode",
+    "ecr:PutImage",
+    "ssm:PutParameter",
+    "ssm:StartSession",
+    "ssm:SendCommand",
+    "ec2-instance-connect:SendSSHPublicKey",
+    "ec2-instance-connect:SendSerialConsoleSSHPublicKey",
+)
+"""What changes which hosts, images and measurements there are, or looks into those that run."""
 
 OPENING: Final = (DECRYPT, "kms:ReEncryptFrom", "kms:DeriveSharedSecret")
 """What opens things sealed under a key."""
@@ -121,6 +163,14 @@ def no_control(resource: Resource, _: Config) -> Iterator[str]:
             yield f"{statement.label} allows {', '.join(actions)}."
 
 
+def leaves_running(resource: Resource, _: Config) -> Iterator[str]:
+    """No policy of the program allows changing what runs, what is published of it, or opening a session on it."""
+    for statement in documents(resource):
+        actions = statement.reaches_any(RUNNING) if statement.allow else []
+        if actions:
+            yield f"{statement.label} allows {', '.join(actions)}."
+
+
 def known_managed(resource: Resource, config: Config) -> Iterator[str]:
     """Roles have no AWS managed policy but those that were looked at."""
     patterns = [str(pattern) for pattern in listed(MANAGED_POLICIES.read(config))]
@@ -146,9 +196,10 @@ def _bound(statement: Statement) -> bool:
 def _binds(condition: Condition) -> bool:
     values = [str(value) for value in condition.values]
     if condition.key.startswith(ATTESTATION_KEYS):
-        return condition.operator == ATTESTED_OPERATOR or (
-            condition.operator == "Null" and [value.lower() for value in values] == ["false"]
-        )
+        if condition.operator == "Null":
+            return [value.lower() for value in values] == ["false"]
+        # Zeros are what a debug enclave measures.
+        return condition.operator == ATTESTED_OPERATOR and all(value.strip("0") for value in values)
     return (
         condition.key == "kms:viaservice"
         and condition.operator in _BINDING
@@ -165,6 +216,15 @@ RULES: Final[list[Rule]] = [
         protects="The platform's roles can neither change a key's policy, nor grant its use, nor give themselves the "
         "permission to.",
         fix="Remove kms:PutKeyPolicy, kms:CreateGrant, kms:ReplicateKey and the iam: actions that change permissions, "
+        "also where a wildcard or NotAction reaches them.",
+    ),
+    ResourceRule(
+        "platform-role-leaves-what-runs",
+        leaves_running,
+        types=READ,
+        protects="What runs is what this program says: no role of the platform starts other hosts, replaces images, "
+        "publishes measurements, or looks into a host.",
+        fix="Remove the actions that start, change or open hosts, tasks and functions, push images or put parameters, "
         "also where a wildcard or NotAction reaches them.",
     ),
     ResourceRule(

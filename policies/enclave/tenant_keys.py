@@ -40,6 +40,9 @@ OWNERS: Final = (
 )
 """The tenant's own. A replica gets whatever policy its maker names, so replicating is as much as putting a policy."""
 
+PLATFORMS: Final = (DECRYPT, "kms:DescribeKey")
+"""All that the platform's roles may be allowed of a tenant's key; decrypting is judged by other rules besides."""
+
 PLATFORM_ROLES: Final = Setting(
     name="platformRolePatterns",
     description="ARN patterns (* and ?) of the platform's roles. They may decrypt under attestation and nothing else. "
@@ -167,7 +170,9 @@ def no_platform_control(resource: Resource, config: Config) -> Iterator[str]:
     accounts = {match[1] for match in map(_ARN.fullmatch, decrypting) if match}
     patterns = [str(pattern) for pattern in listed(PLATFORM_ROLES.read(config))]
     for statement in found:
-        actions = statement.reaches_any((*OWNERS, *NEVER))
+        # What NotAction leaves out has no name of its own, so there the actions that matter are shown.
+        actions = [one for one in statement.actions if not any(like(one, allowed) for allowed in PLATFORMS)]
+        actions = statement.reaches_any((*OWNERS, *NEVER)) if statement.not_action else actions
         if not actions:
             continue
         for kind, name in statement.principals:
@@ -175,9 +180,9 @@ def no_platform_control(resource: Resource, config: Config) -> Iterator[str]:
                 continue
             if name in decrypting or any(like(name, pattern) for pattern in patterns):
                 yield f"{statement.label} allows {_some(actions)} to {name}, a role of the platform."
-            elif _account_of_root(name) in accounts:
+            elif _account(name) in accounts:
                 yield (
-                    f"{statement.label} allows {_some(actions)} to {name}, the account of the role that decrypts: "
+                    f"{statement.label} allows {_some(actions)} to {name}, of the account of the role that decrypts: "
                     f"the platform's own IAM policies would decide who changes the key."
                 )
 
@@ -194,6 +199,12 @@ def _account_of_root(name: str) -> str | None:
     if match and match[2] == "root":
         return match[1]
     return name if _ACCOUNT.fullmatch(name) else None
+
+
+def _account(name: str) -> str | None:
+    """The account that a principal is of, or stands for."""
+    match = _ARN.fullmatch(name)
+    return match[1] if match else _account_of_root(name)
 
 
 def _names(registers: list[int]) -> str:

@@ -66,6 +66,8 @@ def contextless(found: dict[str, Any]) -> None:
 
 USER_DATA = "c3NoLWVkMjU1MTkgQUFBQQ=="
 """`ssh-ed25519 AAAA`."""
+DEBUG = "bml0cm8tY2xpIHJ1bi1lbmNsYXZlIC0tZGVidWctbW9kZQ=="
+"""`nitro-cli run-enclave --debug-mode`."""
 
 ACCEPTED: list[Resource] = [
     key(),
@@ -88,11 +90,13 @@ BROKEN: dict[str, Resource] = {
     "kms-replica-own-policy": without(key(type_=REPLICA, tags={"mrgc:key": "platform"}), "policy"),
     "kms-no-grants": Resource(type="aws:kms/grant:Grant", props={"operations": ["Decrypt"], "granteePrincipal": HOST}),
     "platform-role-no-key-control": role_policy(allow("kms:PutKeyPolicy")),
+    "platform-role-leaves-what-runs": role_policy(allow("ssm:PutParameter")),
     "platform-role-managed-policies": attach("arn:aws:iam::aws:policy/AdministratorAccess"),
     "platform-role-attested-decrypt": role_policy(allow("kms:Decrypt")),
     "gpu-host-enclave": host(enclaveOptions={"enabled": False}),
     "gpu-host-imdsv2": host(metadataOptions={"httpTokens": "required", "httpPutResponseHopLimit": 2}),
     "gpu-host-no-key-pair": host(keyName="operators"),
+    "gpu-host-no-debug-enclave": host(userData=DEBUG),
     "level-2-attestable-image": host(imageId="ami-0b0b0b0b0b0b0b0b2"),
     "level-2-no-login-in-user-data": host(userData=USER_DATA),
     "level-2-no-session": attach("arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"),

@@ -141,7 +141,8 @@ SESSION = "level-2-no-session"
         Resource(type="aws:ec2/serialConsoleAccess:SerialConsoleAccess", props={}),
         attach("arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"),
         role_policy(allow("ssmmessages:*")),
-        role_policy(allow("ssm:*")),
+        role_policy(allow("ssm:Update*")),
+        Resource(type="aws:ecs/service:Service", props={"enableExecuteCommand": True}),
         role_policy(allow("ec2messages:GetMessages")),
         Resource(
             type="aws:iam/role:Role",
