@@ -28,12 +28,16 @@ gateway, and which way it left the VPC."""
 
 @dataclass(frozen=True, kw_only=True)
 class FlowLogsArgs:
-    """`key_arn` is this region's key for logs; `days` the retention, at least 90. Raises ValueError below that."""
+    """`key_arn` is this region's key for logs; `days` the retention, at least 90. Raises ValueError below that.
+
+    `protect` keeps the log when the stack goes.
+    """
 
     placement: Placement
     vpc_id: pulumi.Input[str]
     key_arn: pulumi.Input[str]
     days: int
+    protect: bool = False
 
     def __post_init__(self) -> None:
         if self.days < MIN_DAYS:
@@ -98,7 +102,7 @@ class FlowLogs(pulumi.ComponentResource):
             retention_in_days=args.days,
             kms_key_id=args.key_arn,
             tags=placement.tags("flow-logs", "flow-logs"),
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect, retain_on_delete=args.protect),
         )
         role = aws.iam.Role(
             f"{name}-role",

@@ -26,7 +26,8 @@ from components.placement import Placement
 class RegionNetworkArgs:
     """`plan` is the region's addresses; `zones` its three availability zones, in the order of the plan's subnets.
 
-    `logs_key_arn` is this region's key for logs and `log_days` how long the flow log is kept, 90 days or more.
+    `logs_key_arn` is this region's key for logs and `log_days` how long the flow log is kept, 90 days or more;
+    `protect` keeps it when the stack goes.
     Raises ValueError when there are not three zones.
     """
 
@@ -35,6 +36,7 @@ class RegionNetworkArgs:
     zones: tuple[str, ...]
     logs_key_arn: pulumi.Input[str]
     log_days: int
+    protect: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.zones)) != ZONES:
@@ -109,7 +111,13 @@ class RegionNetwork(pulumi.ComponentResource):
         self.dynamodb_prefix_list_id = self._gateway_endpoint("dynamodb").prefix_list_id
         self.flow_log_group_name = FlowLogs(
             f"{name}-flow-logs",
-            FlowLogsArgs(placement=args.placement, vpc_id=vpc.id, key_arn=args.logs_key_arn, days=args.log_days),
+            FlowLogsArgs(
+                placement=args.placement,
+                vpc_id=vpc.id,
+                key_arn=args.logs_key_arn,
+                days=args.log_days,
+                protect=args.protect,
+            ),
             opts=self._child,
         ).group_name
         self.register_outputs(

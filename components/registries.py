@@ -24,7 +24,8 @@ UNTAGGED_DAYS: Final = 30
 class RegistriesArgs:
     """`measurements` is PCR index to 96 hex digits; `images` is role to `repository@sha256:...`; all plain values.
 
-    `functions` are the roles whose image Lambda runs too.
+    `functions` are the roles whose image Lambda runs too. `protect` keeps repositories from being deleted; without it,
+    they go with the images in them.
     """
 
     placement: Placement
@@ -33,6 +34,7 @@ class RegistriesArgs:
     images: Mapping[str, str]
     key_arn: pulumi.Input[str]
     functions: Sequence[str] = ()
+    protect: bool = False
 
 
 def image_reference(placement: Placement, image: str) -> str:
@@ -131,9 +133,9 @@ class Registries(pulumi.ComponentResource):
             encryption_configurations=[
                 aws.ecr.RepositoryEncryptionConfigurationArgs(encryption_type="KMS", kms_key=args.key_arn)
             ],
-            force_delete=False,
+            force_delete=not args.protect,
             tags=args.placement.tags("registries", label),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect, retain_on_delete=args.protect),
         )
         aws.ecr.LifecyclePolicy(
             f"{name}-{label}-lifecycle",

@@ -70,6 +70,7 @@ class Region:
                 zones=context.region.zones,
                 logs_key_arn=context.logs_key_arn,
                 log_days=settings.log_days,
+                protect=context.protect,
             ),
             here,
         )
@@ -117,6 +118,7 @@ class Region:
                 images=settings.images.model_dump(),
                 key_arn=context.storage_key_arn,
                 functions=("control",),
+                protect=context.protect,
             ),
             here,
         )

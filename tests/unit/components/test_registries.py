@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pulumi
 import pulumi_aws as aws
+import pytest
 
 from components.placement import Placement
 from components.registries import Registries, RegistriesArgs
@@ -22,7 +23,9 @@ MADE: list[Registries] = []
 """The component of each run, in order; what is read of it is plain."""
 
 
-def registries(images: Mapping[str, str] = IMAGES, measurements: Mapping[int, str] = MEASUREMENTS) -> Program:
+def registries(
+    images: Mapping[str, str] = IMAGES, measurements: Mapping[int, str] = MEASUREMENTS, *, protect: bool = False
+) -> Program:
     def program() -> None:
         made = Registries(
             "registries-us-west-2",
@@ -33,6 +36,7 @@ def registries(images: Mapping[str, str] = IMAGES, measurements: Mapping[int, st
                 images=images,
                 key_arn=f"arn:aws:kms:us-west-2:{ACCOUNT}:key/storage",
                 functions=("control",),
+                protect=protect,
             ),
             pulumi.ResourceOptions(provider=aws.Provider("aws", region="us-west-2")),
         )
@@ -41,7 +45,7 @@ def registries(images: Mapping[str, str] = IMAGES, measurements: Mapping[int, st
     return record(program)
 
 
-def test_every_repository_is_immutable_scanned_encrypted_and_kept() -> None:
+def test_every_repository_is_immutable_scanned_and_encrypted() -> None:
     made = registries()
     repositories = made.of("ecr/repository:Repository")
     assert {one.inputs["name"] for one in repositories} == {"mrgc/router", "mrgc/control"}
@@ -52,7 +56,13 @@ def test_every_repository_is_immutable_scanned_encrypted_and_kept() -> None:
         (encryption,) = one.inputs["encryptionConfigurations"]
         assert encryption["encryptionType"] == "KMS"
         assert encryption["kmsKey"].endswith("key/storage")
-        assert one.inputs["forceDelete"] is False, "a repository with images is not deleted"
+
+
+@pytest.mark.parametrize("protect", [True, False])
+def test_repositories_keep_their_images_where_they_are_protected(protect: bool) -> None:  # noqa: FBT001 - a case
+    for one in registries(protect=protect).of("ecr/repository:Repository"):
+        assert (one.protect, one.retain_on_delete) == (protect, protect)
+        assert one.inputs["forceDelete"] is not protect, "elsewhere a stack goes with what is in it"
 
 
 def test_only_untagged_images_expire() -> None:

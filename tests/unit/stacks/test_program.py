@@ -79,6 +79,7 @@ def test_no_text_came_of_a_missing_output(program: Program) -> None:
 def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None:
     holders = (
         "dynamodb/table:Table",
+        "ecr/repository:Repository",
         "fsx/lustreFileSystem:LustreFileSystem",
         "kms/key:Key",
         "kms/replicaKey:ReplicaKey",
@@ -89,6 +90,9 @@ def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None
         assert found, type_
         for one in found:
             assert (one.protect, one.retain_on_delete) == (guarded, guarded), one.urn
+    for log in program.of("cloudwatch/logGroup:LogGroup"):
+        if component(log) != "cluster":  # samples of container insights, which end with their cluster
+            assert (log.protect, log.retain_on_delete) == (guarded, guarded), log.urn
 
 
 def test_outputs_say_where_the_platform_is(program: Program) -> None:
