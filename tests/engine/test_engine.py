@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dataplane.enclave.build import render_measurements
 from tests.engine.engine import MISSING, ROOT, Engine, installed, scratch, stack_values
 
 pytestmark = [
@@ -106,11 +108,15 @@ def test_an_orphan_without_a_provider_fails_closed(tmp_path: Path) -> None:
         assert "Default provider for 'aws' disabled" in refused.text, refused.text
 
 
-def test_the_tenants_program_makes_its_key(tmp_path: Path) -> None:
+def test_the_tenants_program_makes_its_key_and_a_replica_a_region(tmp_path: Path) -> None:
     folder = ROOT / "stacks" / "tenant"
-    example = yaml.safe_load((folder / "Pulumi.example.yaml").read_text())["config"]
-    with scratch(tmp_path / "home", program=folder, values=example) as engine:
+    values = yaml.safe_load((folder / "Pulumi.example.yaml").read_text())["config"]
+    measured = tmp_path / "measurements.json"
+    measured.write_text(render_measurements({index: f"{index + 1}" * 96 for index in (0, 1, 2)}))
+    values["mrgc-tenant:measurements_files"] = [str(measured)]
+    with scratch(tmp_path / "home", program=folder, values=values) as engine:
         made = engine.run("up", "--yes", "--skip-preview")
         assert made.status == 0, made.text
-        types = {resource["type"] for resource in engine.resources()}
-        assert "aws:kms/key:Key" in types
+        types = Counter(resource["type"] for resource in engine.resources())
+        assert types["aws:kms/key:Key"] == 1
+        assert types["aws:kms/replicaKey:ReplicaKey"] == len(values["mrgc-tenant:replica_regions"])
