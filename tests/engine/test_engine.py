@@ -112,7 +112,7 @@ def test_the_tenants_program_makes_its_key_and_a_replica_a_region(tmp_path: Path
     folder = ROOT / "stacks" / "tenant"
     values = yaml.safe_load((folder / "Pulumi.example.yaml").read_text())["config"]
     measured = tmp_path / "measurements.json"
-    measured.write_text(render_measurements({index: f"{index + 1}" * 96 for index in (0, 1, 2)}))
+    measured.write_text(render_measurements({index: bytes([index + 1]) * 48 for index in (0, 1, 2)}))
     values["mrgc-tenant:measurements_files"] = [str(measured)]
     with scratch(tmp_path / "home", program=folder, values=values) as engine:
         made = engine.run("up", "--yes", "--skip-preview")
