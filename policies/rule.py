@@ -106,6 +106,20 @@ def known(value: Any, what: str) -> Any:
     return value
 
 
+def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every property at every depth, with its path; a list's entries by their number."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == "__defaults":
+                continue
+            yield (*path, key), inner
+            yield from walk(inner, (*path, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield (*path, str(number)), inner
+            yield from walk(inner, (*path, str(number)))
+
+
 def texts(value: Any) -> list[str]:
     """The texts among one or several values."""
     return [entry for entry in listed(value) if isinstance(entry, str)]

@@ -52,6 +52,8 @@ def every_region(resources: Sequence[Resource], config: Config) -> Iterator[tupl
         balancers = links.targets(group, "endpointConfigurations", *BALANCERS)
         if not any(balancer.region == _region(group) for balancer in balancers):
             yield f"{group.name} leads to no load balancer of {_region(group)} in this stack.", group.urn or None
+        elif len(balancers) != len(listed(group.at("endpointConfigurations"))):
+            yield f"{group.name} leads elsewhere than to load balancers of this stack as well.", group.urn or None
 
 
 def _region(group: Resource) -> str:

@@ -111,9 +111,9 @@ def tier_of(config: Config, cidr: Any) -> str | None:
     return next((tier for tier in found if tier is not None), None)
 
 
-def ports(config: Config) -> frozenset[int]:
-    """Where listeners may be."""
-    return frozenset(number for one in LISTENER_PORTS.read(config) if (number := whole(one)) is not None)
+def ports(config: Config, setting: Setting = LISTENER_PORTS) -> frozenset[int]:
+    """A setting's ports: where listeners may be, unless another is named."""
+    return frozenset(number for one in setting.read(config) if (number := whole(one)) is not None)
 
 
 def least(setting: Setting, config: Config) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from policies.network.configuration import TEXTS
 from policies.network.links import Links
-from policies.rule import Config, Resource, ResourceRule, Rule, Setting, StackRule, at, is_true, known, listed
+from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, Setting, StackRule, at, is_true, known, listed
 
 BUCKETS: Final = ("aws:s3/bucket:Bucket", "aws:s3/bucketV2:BucketV2")
 BUCKET_ENCRYPTION: Final = (
@@ -103,7 +103,8 @@ def _switched_off(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _root(resource: Resource) -> Iterator[str]:
-    if not is_true(known(at(resource.at("rootBlockDevice"), "encrypted"), "rootBlockDevice.encrypted")):
+    root = listed(resource.at("rootBlockDevice"))
+    if not root or not all(is_true(known(at(one, "encrypted"), "rootBlockDevice.encrypted")) for one in root):
         yield "rootBlockDevice.encrypted is not true; the disk would be as the image's is."
     for key in DISKS:
         for disk in listed(resource.at(key)):
@@ -118,6 +119,8 @@ def _template(resource: Resource, _: Config) -> Iterator[str]:
     for one in mappings:
         if at(one, "noDevice") in (None, "") and not is_true(known(at(one, "ebs", "encrypted"), "ebs.encrypted")):
             yield f"The disk {at(one, 'deviceName') or ''} is not encrypted (ebs.encrypted)."
+        elif at(one, "noDevice") in (None, "") and at(one, "ebs", "kmsKeyId") in (None, ""):
+            yield f"The disk {at(one, 'deviceName') or ''} names no key (ebs.kmsKeyId), which makes it AWS's."
 
 
 def _table(resource: Resource, _: Config) -> Iterator[str]:
@@ -140,6 +143,8 @@ def _repository(resource: Resource, _: Config) -> Iterator[str]:
     found = listed(known(resource.at("encryptionConfigurations"), "encryptionConfigurations"))
     if not found or not all(at(one, "encryptionType") in KMS for one in found):
         yield 'encryptionConfigurations does not say "KMS".'
+    elif not all(at(one, "kmsKey") is UNKNOWN or at(one, "kmsKey") for one in found):
+        yield "encryptionConfigurations names no key (kmsKey), which makes it AWS's and not the platform's."
 
 
 def _parameter(resource: Resource, config: Config) -> Iterator[str]:

@@ -6,9 +6,11 @@ take: a role that may ask a service which has no endpoint could never do so, or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from policies.network.accounts import ACCOUNT, account, account_of, bound
 from policies.network.addresses import VPC
 from policies.network.configuration import TEXTS
 from policies.network.links import Links
@@ -27,7 +29,7 @@ from policies.rule import (
     known,
     listed,
 )
-from policies.statements import EVERYONE, Statement, statements
+from policies.statements import Statement, statements
 
 ENDPOINT: Final = "aws:ec2/vpcEndpoint:VpcEndpoint"
 ENDPOINT_POLICY: Final = "aws:ec2/vpcEndpointPolicy:VpcEndpointPolicy"
@@ -62,9 +64,12 @@ BY_ACTION: Final = Setting(
     schema={"type": "object", "additionalProperties": TEXTS},
 )
 _ARN_SERVICE: Final = "com.amazonaws."
+CARRIERS: Final = ("s3", "dynamodb", "sqs", "sns", "kinesis", "lambda", "secretsmanager")
+"""Services by which data can be put into another account's resource."""
+_BUCKET: Final = re.compile(r"arn:aws[a-z-]*:s3:::[a-z0-9.-]+/", re.ASCII)
 
 
-def endpoint_guarded(resource: Resource, _: Config) -> Iterator[str]:
+def endpoint_guarded(resource: Resource, config: Config) -> Iterator[str]:
     """An endpoint leads to an AWS service of its region, answers its name, and has a policy that says what may pass."""
     if resource.type == ENDPOINT:
         region = known(resource.region, "region")
@@ -82,10 +87,10 @@ def endpoint_guarded(resource: Resource, _: Config) -> Iterator[str]:
                 yield "privateDnsEnabled is off; the service's name would lead to the internet, where no route goes."
             if resource.at("securityGroupIds") is not UNKNOWN and not listed(resource.at("securityGroupIds")):
                 yield "It has no security group, so it gets AWS's default one; give it the endpoints' group."
-    yield from _policy(known(resource.at("policy"), "policy"))
+    yield from _policy(resource, known(resource.at("policy"), "policy"), config)
 
 
-def _policy(value: Any) -> Iterator[str]:
+def _policy(resource: Resource, value: Any, config: Config) -> Iterator[str]:
     if value in (None, ""):
         yield "It has no policy, and AWS's default lets everybody ask everything."
         return
@@ -98,21 +103,42 @@ def _policy(value: Any) -> Iterator[str]:
         if one.oddities:
             yield f"Its policy has {one.oddities[0]} in {one.label}; write it so that it can be judged."
         elif one.allow:
-            yield from _judge(one)
+            yield from _judge(one, account(resource, config))
 
 
-def _judge(one: Statement) -> Iterator[str]:
+def _judge(one: Statement, mine: str) -> Iterator[str]:
     if one.not_action or one.not_resource or one.not_principal:
         yield f"{one.label} allows all but what it names; name what it allows."
     elif any(action in ("*", "*:*") for action in one.actions):
         yield f"{one.label} allows every action; name the actions that are needed."
-    elif EVERYONE in _all(one) and not one.conditions and any(target == "*" for target in one.resources or ("*",)):
-        yield f"{one.label} allows everybody, on every resource, without a condition; bound who, or on what."
+    elif _reads_named_buckets(one):
+        return
+    elif not bound(one, mine) and (not one.principals or any(account_of(name) != mine for _, name in one.principals)):
+        yield f"{one.label} is for others' credentials as well; bind it by aws:PrincipalAccount to {mine}."
+    elif _carries(one) and not _on_own(one, mine):
+        yield f"{one.label} leads to other accounts' as well; name {mine}'s resources, or bind by aws:ResourceAccount."
 
 
-def _all(one: Statement) -> tuple[tuple[str, str], ...]:
-    """The principals, with the two ways to say everybody made one."""
-    return tuple(EVERYONE if name == "*" else (kind, name) for kind, name in one.principals)
+def _reads_named_buckets(one: Statement) -> bool:
+    """Whether it only gets objects of buckets by name: ECR's layers and a distribution's packages are AWS's own."""
+    return (
+        bool(one.actions)
+        and all(action.lower() == "s3:getobject" for action in one.actions)
+        and bool(one.resources)
+        and all(_BUCKET.match(target) for target in one.resources)
+    )
+
+
+def _carries(one: Statement) -> bool:
+    """Whether a service of its actions takes what is sent to it to whatever account's resource is named."""
+    return any(action.partition(":")[0].lower() in CARRIERS for action in one.actions)
+
+
+def _on_own(one: Statement, mine: str) -> bool:
+    condition = one.condition("StringEquals", "aws:resourceaccount")
+    if condition is not None and condition.values == (mine,):
+        return True
+    return bool(one.resources) and all(account_of(target) == mine for target in one.resources)
 
 
 def endpoints_present(resources: Sequence[Resource], config: Config) -> Iterator[tuple[str, str | None]]:
@@ -206,9 +232,11 @@ RULES: Final[list[Rule]] = [
         endpoint_guarded,
         protects="An endpoint without a policy takes any request with any credentials: data could leave through it "
         "into anybody's account.",
-        fix="Give the endpoint a policy with named actions, bound by principals, resources or conditions; private DNS "
+        fix="Give the endpoint a policy with named actions, bound to the account's principals and, where data can be "
+        "put, to its resources; private DNS "
         "and the endpoints' group where it is an Interface endpoint.",
         types=(ENDPOINT, ENDPOINT_POLICY),
+        settings=(ACCOUNT,),
     ),
     StackRule(
         "endpoints-for-every-service",

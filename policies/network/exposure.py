@@ -12,7 +12,7 @@ from typing import Any, Final
 from policies.network.addresses import SUBNET
 from policies.network.configuration import PUBLIC, REGIONS, TIERS, blocks, inside, network, tier_of
 from policies.network.links import Links
-from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, StackRule, known, listed
+from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, StackRule, known, listed, walk
 
 PUBLIC_KEYS: Final = frozenset(
     {
@@ -72,6 +72,16 @@ DOORS: Final = {
     "aws:vpc/routeServer": "routes would come from whoever speaks BGP",
     "aws:vpc/securityGroupVpcAssociation:": "a group would hold in a network that it was not written for",
     "aws:lambda/functionUrl:": "a function would have a public address",
+    "aws:ec2/vpcEndpointConnectionAccepter:": "connections are accepted one by one, by hand",
+    "aws:iam/accessKey:": "it opens the account from anywhere, for as long as nobody deletes it",
+    "aws:iam/samlProvider:": "whoever another service names could take roles",
+    "aws:iam/openIdConnectProvider:": "whoever another service names could take roles",
+    "aws:iam/serviceSpecificCredential:": "it opens the account from anywhere, for as long as nobody deletes it",
+    "aws:iam/signingCertificate:": "it opens the account from anywhere, for as long as nobody deletes it",
+    "aws:iam/sshKey:": "it opens the account from anywhere, for as long as nobody deletes it",
+    "aws:iam/userLoginProfile:": "it opens the account from anywhere, for as long as nobody deletes it",
+    "aws:lb/targetGroupAttachment:": "services register their own tasks; whatever else it is would get what is theirs",
+    "aws:alb/targetGroupAttachment:": "services register their own tasks; whatever else it is would get what is theirs",
     "aws:elb/": "a classic load balancer has none of the guards that the rules ask for",
 }
 """Ways around the accelerator, the mesh and the endpoints, by the beginning of the type."""
@@ -107,7 +117,7 @@ def no_public_address(resource: Resource, _: Config) -> Iterator[str]:
     if why is not None:
         yield f"{resource.type} is not for this network: {why}."
         return
-    for path, value in _walk(resource.props):
+    for path, value in walk(resource.props):
         if path[-1] in PUBLIC_KEYS and known(value, ".".join(path)) not in (None, False, "", 0, "false", "DISABLED"):
             if isinstance(value, list) and not value:
                 continue
@@ -212,19 +222,6 @@ def _table_is_public(links: Links, table: Resource, config: Config) -> Iterator[
             tier = tier_of(config, subnet.at("cidrBlock"))
             if tier != PUBLIC:
                 yield f"{table.name} leads out and serves {subnet.name}, which is of the {tier or 'no'} tier."
-
-
-def _walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every property at every depth, with its path."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key == "__defaults":
-                continue
-            yield (*path, key), inner
-            yield from _walk(inner, (*path, key))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _walk(inner, (*path, str(number)))
 
 
 RULES: Final[list[Rule]] = [

@@ -39,6 +39,10 @@ class Links:
             found = [one for text in _texts(resource.at(key)) for one in self._named(text, resource)]
         return _once(one for one in found if one.type in types)
 
+    def named(self, text: str, *types: str) -> list[Resource]:
+        """Resources of any of these types that AWS calls `text`."""
+        return [one for one in self._names.get(text, []) if one.type in types]
+
     def _named(self, text: str, resource: Resource) -> list[Resource]:
         """Resources that AWS calls `text`: those of the same region, where names are unique, before all others."""
         found = [one for one in self._names.get(text, []) if one is not resource]

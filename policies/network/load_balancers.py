@@ -32,6 +32,13 @@ DEFAULT_INTERVAL_S: Final = 30
 DEFAULT_THRESHOLD: Final = 3
 DEFAULT_TIMEOUT_S: Final = 10
 """What AWS takes where a health check does not say: the longest of its defaults."""
+TARGET_PORTS: Final = Setting(
+    name="targetPorts",
+    description="TCP ports of the routers that load balancers may lead to.",
+    default=[443],
+    schema={"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
+)
+TASKS: Final = "aws:ecs/service:Service"
 READINESS: Final = ("HTTP", "HTTPS")
 """Protocols whose answer can be "not ready": a TCP check is passed by any process that listens."""
 
@@ -67,6 +74,24 @@ def listens_as_listed(resource: Resource, config: Config) -> Iterator[str]:
         first, last = whole(known(low, "port")), whole(known(high, "port"))
         if first is None or last is None or not all(port in allowed for port in range(first, last + 1)):
             yield f"It listens on {first} to {last}; listeners are on {' and '.join(map(str, sorted(allowed)))}."
+
+
+def leads_to_routers(resource: Resource, config: Config) -> Iterator[str]:
+    """Load balancers lead to the routers' tasks, at the port where these open TLS."""
+    allowed = ports(config, TARGET_PORTS)
+    listing = " and ".join(map(str, sorted(allowed)))
+    if resource.type == TASKS:
+        for one in listed(known(resource.at("loadBalancers"), "loadBalancers")):
+            port = known(at(one, "containerPort"), "loadBalancers.containerPort")
+            if whole(port) not in allowed:
+                yield f"It takes connections at {port}; routers take tenants' at {listing}."
+        return
+    if known(resource.at("targetType"), "targetType") != "ip":
+        yield f"Its targets are by {resource.at('targetType') or 'instance'}; routers are tasks, by ip."
+    if known(resource.at("protocol"), "protocol") != "TCP":
+        yield f"It speaks {resource.at('protocol') or 'what is not given'} to its targets; TLS is passed on as TCP."
+    if whole(known(resource.at("port"), "port")) not in allowed:
+        yield f"It leads to port {resource.at('port')}; routers take tenants' connections at {listing}."
 
 
 def meets_the_budget(resource: Resource, config: Config) -> Iterator[str]:
@@ -117,6 +142,14 @@ RULES: Final[list[Rule]] = [
         fix="Listen by TCP on the listed ports only.",
         types=(*LISTENERS, ACCELERATOR_LISTENER),
         settings=(LISTENER_PORTS,),
+    ),
+    ResourceRule(
+        "targets-are-routers",
+        leads_to_routers,
+        protects="Tenants reach the port where the router opens TLS, and neither its administration nor any host.",
+        fix="Make the target group by ip, TCP and on the routers' TLS port, and give services the same.",
+        types=(*TARGETS, TASKS),
+        settings=(TARGET_PORTS,),
     ),
     ResourceRule(
         "health-checks-meet-the-failover-budget",

@@ -8,8 +8,10 @@ from pulumi_policy import Policy
 
 from policies.network import (
     accelerator,
+    accounts,
     acls,
     addresses,
+    destinations,
     encryption,
     endpoints,
     exposure,
@@ -25,6 +27,7 @@ from policies.rule import Rule
 
 RULES: Final[list[Rule]] = [
     *regions.RULES,
+    *accounts.RULES,
     *addresses.RULES,
     *exposure.RULES,
     *standing.RULES,
@@ -36,6 +39,7 @@ RULES: Final[list[Rule]] = [
     *load_balancers.RULES,
     *accelerator.RULES,
     *encryption.RULES,
+    *destinations.RULES,
     *tables.RULES,
 ]
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Any, Final
 
+from policies.network.addresses import VPC
 from policies.network.configuration import LISTENER_PORTS, REGIONS, TEXTS, cluster, network, ports
 from policies.network.links import Links
+from policies.network.load_balancers import BALANCERS
 from policies.network.rows import PREFIX, Row, given, protocol_of, read, span
-from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, Setting, StackRule, known, listed, tags
+from policies.rule import UNKNOWN, Config, Resource, ResourceRule, Rule, Setting, StackRule, known, listed, tags, walk
 
 GROUP: Final = "aws:ec2/securityGroup:SecurityGroup"
 DEFAULT: Final = "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup"
@@ -89,6 +91,8 @@ WORN_BY: Final = (
     "ecsTarget",
 )
 """Properties in which resources name the groups that they wear, or hold them somewhere inside."""
+WORN_AS: Final = ("securityGroups", "securityGroupIds", "vpcSecurityGroupIds")
+"""Properties that list groups themselves, at whatever depth."""
 
 
 def groups_known(resource: Resource, config: Config) -> Iterator[str]:
@@ -165,8 +169,14 @@ def groups_listed(resources: Sequence[Resource], config: Config) -> Iterator[tup
             yield f"{one.name} and {other.name} are both the group {group} of {one.region}; there is one.", other.urn
     wearers: Mapping[str, Any] = WEARERS.read(config)
     for resource in resources:
-        for sentence in _worn(links, resource, wearers):
+        for sentence in itertools.chain(_worn(links, resource, wearers), _strange(links, resource, wearers)):
             yield sentence, resource.urn or None
+    for vpc in links.of(VPC):
+        if not any(vpc in links.targets(one, "vpcId", VPC) for one in links.of(DEFAULT)):
+            yield (
+                f"{vpc.name} keeps AWS's default group as it is, in which everything without a group meets.",
+                vpc.urn or None,
+            )
 
 
 def _held_to_its_group(links: Links, rule: Resource, rows: Sequence[Row], config: Config) -> Iterator[str]:
@@ -215,6 +225,30 @@ def _worn(links: Links, resource: Resource, wearers: Mapping[str, Any]) -> Itera
                     f"{resource.name} ({resource.type}) wears the group {name}; "
                     f"it may wear {' or '.join(allowed) if allowed else 'none'}."
                 )
+
+
+def _strange(links: Links, resource: Resource, wearers: Mapping[str, Any]) -> Iterator[str]:
+    """Groups that are not of this stack, and AWS's default one, which is worn where no group is named."""
+    if not resource.type.startswith("aws:") or resource.type in (GROUP, INGRESS, EGRESS):
+        return
+    worn = [
+        (path, value)
+        for path, value in walk(resource.props)
+        if path[-1] in WORN_AS or (path[-1].isdigit() and path[-2] in WORN_AS)
+    ]
+    ids = [value for _, value in worn if not isinstance(value, list)]
+    # What is not known yet is made from something, which is seen to where it is known who wears what.
+    strangers = [value for value in ids if isinstance(value, str) and not links.named(value, GROUP)]
+    yield from (f"{resource.name} wears {value}, which is no group of this stack." for value in strangers)
+    if resource.type in wearers and not ids and _in_network(resource):
+        yield f"{resource.name} ({resource.type}) names no group, so it wears AWS's default one."
+
+
+def _in_network(resource: Resource) -> bool:
+    """Whether it has an address, where no other rule asks for its group; functions may be outside."""
+    if resource.type in (ENDPOINT, *BALANCERS):
+        return False
+    return not resource.type.startswith("aws:lambda/") or bool(resource.at("vpcConfig"))
 
 
 def _asked(resource: Resource) -> tuple[str, tuple[int, int] | None]:

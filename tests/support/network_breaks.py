@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.network_world import HOME, Made, Ref, World, document, made, tag, trust
+from tests.support.network_world import ALLOWED, HOME, Made, Ref, World, document, made, tag, trust
 
 R = HOME
 Change = Callable[[World], None]
@@ -124,11 +124,12 @@ BREAKS: list[Break] = [
     *breaks(
         "only-configured-regions",
         another_region=add("aws:sns/topic:Topic", ELSEWHERE, kmsMasterKeyId="k"),
-        a_provider_of_another_region=add("pulumi:providers:aws", "", "p", region=ELSEWHERE),
-        a_provider_without_a_region=add("pulumi:providers:aws", "", "p"),
+        a_provider_of_another_region=add("pulumi:providers:aws", "", "p", region=ELSEWHERE,
+                                         allowedAccountIds=ALLOWED),
+        a_provider_without_a_region=add("pulumi:providers:aws", "", "p", allowedAccountIds=ALLOWED),
         its_own_region_over_its_providers=change(f"topic-{R}", region=ELSEWHERE),
         neither_region_nor_provider=add("aws:sns/topic:Topic", "", kmsMasterKeyId="k"),
-        copies_into_another_region=add("aws:s3/inventory:Inventory", x={"destinationRegion": ELSEWHERE}),
+        copies_into_another_region=add("aws:s3/bucketMetric:BucketMetric", x={"destinationRegion": ELSEWHERE}),
         a_service_of_another_region=add("aws:ec2/vpcEndpointService:VpcEndpointService", acceptanceRequired=True,
                                         supportedRegions=[R, ELSEWHERE]),
     ),

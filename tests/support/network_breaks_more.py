@@ -149,7 +149,7 @@ BREAKS: list[Break] = [
     ),
     *breaks(
         "accelerator-keeps-flow-logs",
-        off=change("anycast", attributes={"flowLogsEnabled": False, "flowLogsS3Bucket": "b"}),
+        off=change("anycast", attributes={"flowLogsEnabled": False, "flowLogsS3Bucket": Ref("bucket-us-east-1")}),
         not_said=change("anycast", attributes=None),
         nowhere=change("anycast", attributes={"flowLogsEnabled": True}),
     ),

@@ -18,6 +18,9 @@ from policies.rule import UNKNOWN, Resource, ResourceRule
 REGIONS = {"us-east-1": "10.66.0", "us-east-2": "10.66.64", "us-west-2": "10.66.128"}
 HOME = "us-east-1"
 ACCOUNT = "123456789012"
+ALLOWED = json.dumps([ACCOUNT])
+"""As a provider has its lists: JSON texts."""
+OURS = {"StringEquals": {"aws:PrincipalAccount": ACCOUNT}}
 PREFIX = "urn:pulumi:test::mrgc::"
 
 Mode = Literal["preview", "state"]
@@ -39,6 +42,7 @@ class Made:
     region: str
     props: Mapping[str, Any]
     around: str = ""
+    account: str = ACCOUNT
 
     def but(self, **props: Any) -> Made:
         """The same with some properties changed; None takes one away."""
@@ -87,7 +91,7 @@ def good() -> World:
 def _network(r: str, base: str) -> Iterator[Made]:
     third = int(base.rpartition(".")[2])
     head = base.rpartition(".")[0]
-    yield made("pulumi:providers:aws", f"provider-{r}", r, region=r)
+    yield made("pulumi:providers:aws", f"provider-{r}", r, region=r, allowedAccountIds=ALLOWED)
     yield made("aws:ec2/vpc:Vpc", f"vpc-{r}", r, cidrBlock=f"{base}.0/18")
     subnets = {
         "public": ["{0}.0/24", "{1}.0/24", "{2}.0/24"],
@@ -186,7 +190,8 @@ def _endpoints(r: str) -> Iterator[Made]:
         interface = {"privateDnsEnabled": True, "securityGroupIds": [Ref(f"endpoints-{r}")]}
         yield made(
             "aws:ec2/vpcEndpoint:VpcEndpoint", f"endpoint-{service}-{r}", r,
-            vpcId=Ref(f"vpc-{r}"), serviceName=f"com.amazonaws.{r}.{service}", policy=document(allow("x:Get*")),
+            vpcId=Ref(f"vpc-{r}"), serviceName=f"com.amazonaws.{r}.{service}",
+            policy=document(allow("x:Get*", Condition=OURS)),
             vpcEndpointType="Gateway" if gateway else "Interface", **({} if gateway else interface),
         )  # fmt: skip
     yield made("aws:iam/role:Role", f"role-{r}", r, assumeRolePolicy=trust("ecs-tasks.amazonaws.com"))
@@ -202,6 +207,7 @@ def _endpoints(r: str) -> Iterator[Made]:
     yield made("aws:lb/listener:Listener", f"listener-{r}", r, port=443, protocol="TCP")
     yield made(
         "aws:lb/targetGroup:TargetGroup", f"targets-{r}", r,
+        port=443, protocol="TCP", targetType="ip",
         healthCheck={"enabled": True, "protocol": "HTTP", "path": "/health", "matcher": "200", "interval": 10,
                      "timeout": 5, "unhealthyThreshold": 2},
     )  # fmt: skip
@@ -237,7 +243,8 @@ def _transit(r: str) -> Iterator[Made]:
 
 def _data(r: str) -> Iterator[Made]:
     key = Ref(f"key-{r}")
-    yield made("aws:kms/key:Key", f"key-{r}", r, enableKeyRotation=True)
+    own = allow("kms:*", Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:root"})
+    yield made("aws:kms/key:Key", f"key-{r}", r, enableKeyRotation=True, policy=document(own))
     yield made("aws:s3/bucket:Bucket", f"bucket-{r}", r)
     yield made(
         "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration", f"sealed-{r}", r,
@@ -260,7 +267,7 @@ def _data(r: str) -> Iterator[Made]:
     yield made(
         "aws:ec2/launchTemplate:LaunchTemplate", f"hosts-{r}", r,
         networkInterfaces=[{"associatePublicIpAddress": "false", "securityGroups": [Ref(f"gpu-{r}")]}],
-        blockDeviceMappings=[{"deviceName": "/dev/xvda", "ebs": {"encrypted": "true", "volumeSize": 100}}],
+        blockDeviceMappings=[{"deviceName": "/dev/xvda", "ebs": {"encrypted": "true", "kmsKeyId": key}}],
     )  # fmt: skip
     yield made(
         "aws:ecs/service:Service", f"routers-{r}", r,
@@ -310,7 +317,7 @@ def _global() -> Iterator[Made]:
     yield table("routing_state", "us-east-2", "us-west-2", strong=True)
     yield made(
         "aws:globalaccelerator/accelerator:Accelerator", "anycast", "us-west-2",
-        attributes={"flowLogsEnabled": True, "flowLogsS3Bucket": "flows"},
+        attributes={"flowLogsEnabled": True, "flowLogsS3Bucket": Ref("bucket-us-west-2")},
     )  # fmt: skip
     yield made(
         "aws:globalaccelerator/listener:Listener", "anycast-listener", "us-west-2",
@@ -339,7 +346,7 @@ def _resource(world: World, one: Made, mode: Mode) -> Resource:
         name=one.name,
         urn=one.urn,
         props=props,
-        provider={"region": one.region} if one.region else None,
+        provider={"region": one.region, "allowedAccountIds": json.dumps([one.account])} if one.region else None,
         depends={key: urns for key, urns in depends.items() if urns} if mode == "preview" else {},
     )
 

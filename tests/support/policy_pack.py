@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from policies.runner import Pack, Subject, Violation, directory, judge
+from tests.support.aws_outputs import identity, outputs
+from tests.support.preview import UNKNOWN
 from tests.support.pulumi_program import Program, Recorded
 
 
@@ -19,9 +21,18 @@ def running(pack: str, config: Mapping[str, Mapping[str, Any]] | None = None) ->
 
 
 def subjects(program: Program) -> list[Subject]:
-    """Every resource of a recorded program, with its provider's inputs and its property dependencies."""
+    """Every resource of a recorded program, with its provider's inputs, its property dependencies and its outputs.
+
+    Of a preview, where anything is unknown, there are no outputs yet.
+    """
     providers = {one.urn: one for one in program if one.type.startswith("pulumi:providers:")}
-    return [_subject(one, providers) for one in program]
+    planned = any(UNKNOWN in str(one.inputs) for one in program)
+    return [_subject(one, providers, planned=planned) for one in program]
+
+
+def made(one: Recorded, region: str) -> dict[str, Any]:
+    """A resource's outputs, as the mocks made them when it was recorded."""
+    return {**outputs(one.type, one.name, one.inputs, region), "id": identity(one.type, one.name)}
 
 
 def judged(pack: Pack, program: Program) -> list[Violation]:
@@ -29,13 +40,15 @@ def judged(pack: Pack, program: Program) -> list[Violation]:
     return judge(pack, subjects(program))
 
 
-def _subject(one: Recorded, providers: Mapping[str, Recorded]) -> Subject:
+def _subject(one: Recorded, providers: Mapping[str, Recorded], *, planned: bool) -> Subject:
     provider = providers.get(one.provider)
+    region = "" if provider is None else str(provider.inputs.get("region", ""))
     return Subject(
         urn=one.urn,
         type=one.type,
         name=one.name,
         inputs=one.inputs,
+        outputs=made(one, region) if one.custom and not planned else None,
         provider=None if provider is None else provider.inputs,
         provider_urn=one.provider,
         parent=one.parent,

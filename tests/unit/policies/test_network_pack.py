@@ -11,11 +11,14 @@ from pulumi_policy import proxy
 from policies.network.rules import RULES
 from policies.rule import UNKNOWN, Resource
 from policies.runner import Pack, Subject, Violation, directory, judge
-from tests.support import network_breaks, network_breaks_more
+from tests.support import network_breaks, network_breaks_accounts, network_breaks_more
 from tests.support.network_breaks import Break, change
 from tests.support.network_world import HOME, PREFIX, Ref, World, good, resources
 
-FIRST = {one.rule: one for one in reversed([*network_breaks.BREAKS, *network_breaks_more.BREAKS])}
+FIRST = {
+    one.rule: one
+    for one in reversed([*network_breaks.BREAKS, *network_breaks_more.BREAKS, *network_breaks_accounts.BREAKS])
+}
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from pulumi_policy.proxy import UNKNOWN_STRING_VALUE, unknown_checking_proxy
 
 from policies.network.rules import POLICIES, RULES
 from policies.rule import ResourceRule, StackRule
-from tests.support import network_breaks, network_breaks_more
+from tests.support import network_breaks, network_breaks_accounts, network_breaks_more
 from tests.support.network_breaks import Break
 from tests.support.network_world import Mode, good, refusals
 
-BREAKS = [*network_breaks.BREAKS, *network_breaks_more.BREAKS]
+BREAKS = [*network_breaks.BREAKS, *network_breaks_more.BREAKS, *network_breaks_accounts.BREAKS]
 
 
 @pytest.mark.parametrize("mode", ["preview", "state"])
@@ -27,6 +27,7 @@ def test_the_good_platform_is_accepted_by_every_rule(mode: Mode) -> None:
     assert refusals(good(), mode) == {}
 
 
+MODES: tuple[Mode, ...] = ("preview", "state")
 STACK_RULES = {one.name for one in RULES if isinstance(one, StackRule)}
 
 
@@ -47,6 +48,23 @@ def test_what_breaks_one_rule_is_refused_by_that_rule_alone(broken: Break, mode:
     found = refusals(world, mode, only={name: one for name, one in world.items() if one != before.get(name)})
     assert set(found) == {broken.rule}, found
     assert all(sentence.endswith(".") for sentence in found[broken.rule]), "whole sentences"
+
+
+@pytest.mark.parametrize("needed", network_breaks_accounts.ACCEPTED)
+def test_what_the_platform_needs_of_policies_and_buckets_is_accepted(needed: str) -> None:
+    for mode in MODES:
+        world = good()
+        network_breaks_accounts.ACCEPTED[needed](world)
+        assert refusals(world, mode) == {}
+
+
+def test_a_tenants_key_is_left_to_the_enclave_pack() -> None:
+    world = good()
+    key = network_breaks_accounts.tenant_key()
+    world[key.name] = key
+    assert refusals(world) == {}
+    world[key.name] = key.but(tags={"mrgc:key": "platform"})
+    assert set(refusals(world)) == {"policies-admit-no-stranger"}
 
 
 def test_every_rule_has_something_that_breaks_it() -> None:
