@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from policies.enclave.measurements import MEASUREMENTS, fault, published
-from policies.rule import Config, Resource, ResourceRule, Rule, StackRule, at, known, plain
+from policies.rule import Config, Resource, ResourceRule, Rule, StackRule, at, is_true, known, listed, plain
 
 TASK: Final = "aws:ecs/taskDefinition:TaskDefinition"
 FUNCTION: Final = "aws:lambda/function:Function"
+REPOSITORY: Final = "aws:ecr/repository:Repository"
 PARAMETER: Final = "aws:ssm/parameter:Parameter"
 
 _DIGEST: Final = re.compile(
@@ -60,6 +61,16 @@ def _containers(resource: Resource) -> list[Any]:
 def _value(parameter: Resource) -> Any:
     value = parameter.at("value")
     return parameter.at("insecureValue") if value is None else value
+
+
+def kept_and_scanned(resource: Resource, _: Config) -> Iterator[str]:
+    """A repository's tags stay where they are, and what is pushed is scanned."""
+    mutability = known(resource.at("imageTagMutability"), "imageTagMutability")
+    if mutability != "IMMUTABLE":
+        yield f"imageTagMutability is {mutability or 'left to AWS, which takes MUTABLE'}, not IMMUTABLE."
+    scanning = [known(at(one, "scanOnPush"), "scanOnPush") for one in listed(resource.at("imageScanningConfiguration"))]
+    if not scanning or not all(is_true(one) for one in scanning):
+        yield "imageScanningConfiguration.scanOnPush is not true."
 
 
 def published_registers(resource: Resource, config: Config) -> Iterator[str]:
@@ -120,6 +131,14 @@ RULES: Final[list[Rule]] = [
         types=(TASK, FUNCTION, PARAMETER),
         protects="What was reviewed and scanned is what runs: a tag can be moved to another image, a digest can't.",
         fix="Name every image as repository@sha256:<64 hex digits>, without a tag.",
+    ),
+    ResourceRule(
+        "image-repositories-hold-still",
+        kept_and_scanned,
+        types=(REPOSITORY,),
+        protects="What a tag was when an image was reviewed, it still is, and every image is looked through for known "
+        "faults.",
+        fix="Set image_tag_mutability to IMMUTABLE and image_scanning_configuration.scan_on_push to true.",
     ),
     ResourceRule(
         "published-measurements",

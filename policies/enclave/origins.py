@@ -34,6 +34,8 @@ TAKES: Final[dict[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
     "aws:ecs/taskDefinition:TaskDefinition": ((ROLE, ("taskRoleArn",)), (ROLE, ("executionRoleArn",))),
     "aws:lambda/function:Function": ((ROLE, ("role",)),),
     PROFILE: ((ROLE, ("role",)),),
+    "aws:ec2/flowLog:FlowLog": ((ROLE, ("iamRoleArn",)),),
+    "aws:s3/bucketReplicationConfig:BucketReplicationConfig": ((ROLE, ("role",)),),
     TEMPLATE: ((PROFILE, ("iamInstanceProfile", "arn")), (PROFILE, ("iamInstanceProfile", "name"))),
     INSTANCE: ((PROFILE, ("iamInstanceProfile",)),),
     "aws:ec2/spotInstanceRequest:SpotInstanceRequest": ((PROFILE, ("iamInstanceProfile",)),),

@@ -231,6 +231,12 @@ def _admitted(one: Statement, mine: str, *, trust: bool) -> Iterator[str]:
             yield f"{one.label} admits whoever {name} ({kind}) says; name roles of this account."
         elif not (closed or service or (kind == "AWS" and account_of(name) == mine)):
             yield f"{one.label} admits {name} without a condition that holds it to the account {mine}."
+        elif not trust and account_of(name) is None and any(_every(action) for action in one.actions):
+            yield f"{one.label} allows {name} every action; name those that are needed."
+
+
+def _every(action: str) -> bool:
+    return action == "*" or action.endswith(":*")
 
 
 def _permission(resource: Resource, config: Config) -> Iterator[str]:

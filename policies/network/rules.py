@@ -17,6 +17,7 @@ from policies.network import (
     exposure,
     load_balancers,
     logs,
+    references,
     regions,
     security_groups,
     standing,
@@ -28,6 +29,7 @@ from policies.rule import Rule
 RULES: Final[list[Rule]] = [
     *regions.RULES,
     *accounts.RULES,
+    *references.RULES,
     *addresses.RULES,
     *exposure.RULES,
     *standing.RULES,

@@ -105,6 +105,10 @@ BROKEN: dict[str, Resource] = {
         props={"ipProtocol": "tcp", "fromPort": 22, "toPort": 22},
     ),
     "image-by-digest": task("mrgc/router:latest"),
+    "image-repositories-hold-still": Resource(
+        type="aws:ecr/repository:Repository",
+        props={"imageTagMutability": "MUTABLE", "imageScanningConfiguration": {"scanOnPush": True}},
+    ),
     "published-measurements": parameter("/mrgc/prod/measurements/pcr0", "0" * 96),
     "nothing-unreadable": Resource(type="aws:cloudformation/stack:Stack", props={"templateBody": "{}"}),
 }

@@ -123,12 +123,12 @@ TRANSIT = "aws:ec2transitgateway/"
 BREAKS: list[Break] = [
     *breaks(
         "only-configured-regions",
-        another_region=add("aws:sns/topic:Topic", ELSEWHERE, kmsMasterKeyId="k"),
+        another_region=add("aws:sns/topic:Topic", ELSEWHERE, kmsMasterKeyId=Ref(f"key-{R}")),
         a_provider_of_another_region=add("pulumi:providers:aws", "", "p", region=ELSEWHERE,
                                          allowedAccountIds=ALLOWED),
         a_provider_without_a_region=add("pulumi:providers:aws", "", "p", allowedAccountIds=ALLOWED),
         its_own_region_over_its_providers=change(f"topic-{R}", region=ELSEWHERE),
-        neither_region_nor_provider=add("aws:sns/topic:Topic", "", kmsMasterKeyId="k"),
+        neither_region_nor_provider=add("aws:sns/topic:Topic", "", kmsMasterKeyId=Ref(f"key-{R}")),
         copies_into_another_region=add("aws:s3/bucketMetric:BucketMetric", x={"destinationRegion": ELSEWHERE}),
         a_service_of_another_region=add("aws:ec2/vpcEndpointService:VpcEndpointService", acceptanceRequired=True,
                                         supportedRegions=[R, ELSEWHERE]),

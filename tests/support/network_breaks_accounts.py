@@ -43,7 +43,7 @@ def replicates(*buckets: Any) -> Change:
 
 def of_two_accounts(world: World) -> None:
     """A topic with a provider of another account."""
-    topic = made("aws:sns/topic:Topic", "more", R, kmsMasterKeyId="k")
+    topic = made("aws:sns/topic:Topic", "more", R, kmsMasterKeyId=Ref(f"key-{R}"))
     world["more"] = replace(topic, account=STRANGER)
 
 
@@ -87,6 +87,7 @@ BREAKS: list[Break] = [
         a_stranger=admits({"AWS": ROOT}),
         a_stranger_by_digits=admits({"AWS": [ACCOUNT, STRANGER]}),
         everybody=admits("*"),
+        everything_for_everybody_of_the_account=admits("*", OURS, "sns:*"),
         everybody_over_tls=admits("*", SECURE),
         everybody_with_an_arn=admits({"AWS": "*"}, ANYBODY),
         everybody_with_an_account=admits({"AWS": "*"}, NOT_NULL),
@@ -127,6 +128,22 @@ BREAKS: list[Break] = [
         everybody_into_a_named_bucket=endpoint("s3", allow("s3:PutObject", "arn:aws:s3:::b/*")),
         everybody_out_of_any_bucket=endpoint("s3", allow("s3:GetObject", "arn:aws:s3:::*")),
         nobody=endpoint("kms", {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}),
+    ),
+    *breaks(
+        "nothing-from-elsewhere",
+        a_route_by_a_strangers_gateway=change(f"to-us-east-2-{R}", transitGatewayId="tgw-0123456789abcdef0"),
+        a_route_of_the_mesh_to_elsewhere=change(
+            f"mesh-us-east-2-{R}", transitGatewayAttachmentId="tgw-attach-0123456789abcdef0"),
+        a_log_under_awss_key=change(f"log-{R}", kmsKeyId="alias/aws/logs"),
+        a_disk_under_awss_key=change(f"hosts-{R}", blockDeviceMappings=[
+            {"ebs": {"encrypted": "true", "kmsKeyId": "alias/aws/ebs"}}]),
+        files_of_another_network=change(f"files-{R}", subnetIds="subnet-0123456789abcdef0"),
+        one_subnet_of_another_network=change(
+            f"attachment-{R}", subnetIds=[Ref(f"transit-1-{R}"), "subnet-0123456789abcdef0"]),
+        targets_of_elsewhere=change(f"listener-{R}", defaultActions=[
+            {"type": "forward", "targetGroupArn": f"arn:aws:elasticloadbalancing:{R}:{ACCOUNT}:targetgroup/t/0"}]),
+        another_load_balancer_for_tenants=change(f"service-{R}", networkLoadBalancerArns=[
+            f"arn:aws:elasticloadbalancing:{R}:{ACCOUNT}:loadbalancer/net/l/0"]),
     ),
     *breaks(
         "data-stays-where-it-is",

@@ -11,6 +11,9 @@ from tests.support.aws_outputs import identity, outputs
 from tests.support.preview import UNKNOWN
 from tests.support.pulumi_program import Program, Recorded
 
+COMPUTED: Mapping[str, tuple[str, ...]] = {"aws:ec2/vpcEndpoint:VpcEndpoint": ("prefixListId",)}
+"""What rules read of what AWS computes, beside names."""
+
 
 @contextmanager
 def running(pack: str, config: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Pack]:
@@ -31,8 +34,14 @@ def subjects(program: Program) -> list[Subject]:
 
 
 def made(one: Recorded, region: str) -> dict[str, Any]:
-    """A resource's outputs, as the mocks made them when it was recorded."""
-    return {**outputs(one.type, one.name, one.inputs, region), "id": identity(one.type, one.name)}
+    """A resource's outputs as far as rules read them, and as the mocks made them when it was recorded.
+
+    The mocks give everything every computed property; here nothing has one that AWS does not give it, since a rule
+    over security groups takes a prefix list for a peer, and one over routes a network interface for a next hop.
+    """
+    known = outputs(one.type, one.name, one.inputs, region)
+    named = {key: known[key] for key in ("name", "arn", "region", *COMPUTED.get(one.type, ()))}
+    return {**named, **one.inputs, "id": identity(one.type, one.name)}
 
 
 def judged(pack: Pack, program: Program) -> list[Violation]:

@@ -201,6 +201,21 @@ def test_an_image_has_a_digest_and_no_tag_beside_it(image: str, *, accepted: boo
     assert (refusing(task(image)) == set()) is accepted
 
 
+@pytest.mark.parametrize(
+    "props",
+    [
+        {"imageScanningConfiguration": {"scanOnPush": True}},
+        {"imageTagMutability": "MUTABLE_WITH_EXCLUSION", "imageScanningConfiguration": {"scanOnPush": True}},
+        {"imageTagMutability": "IMMUTABLE"},
+        {"imageTagMutability": "IMMUTABLE", "imageScanningConfiguration": {"scanOnPush": False}},
+    ],
+    ids=str,
+)
+def test_a_repository_whose_tags_move_or_whose_images_nobody_scans_is_refused(props: dict[str, Any]) -> None:
+    repository = Resource(type="aws:ecr/repository:Repository", props=props)
+    assert refusing(repository) == {"image-repositories-hold-still"}
+
+
 def test_a_function_from_a_bucket_is_named_by_no_digest() -> None:
     function = Resource(type="aws:lambda/function:Function", props={"s3Bucket": "elsewhere", "s3Key": "failover.zip"})
     assert refusing(function) == {"image-by-digest"}
