@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tests.support.network_breaks import Break, Change, add, breaks, change
+from tests.support.network_breaks import Break, Change, add, breaks, change, gone
 from tests.support.network_world import ACCOUNT, ALLOWED, OURS, Made, Ref, World, allow, document, made
 
 R = "us-east-1"
@@ -177,7 +177,7 @@ BREAKS: list[Break] = [
             f"files-{R}", securityGroupIds=[Ref(f"fsx-{R}"), "sg-0123456789abcdef0"]),
         tasks_in_a_group_of_elsewhere=change(
             f"routers-{R}", networkConfiguration={"assignPublicIp": False, "securityGroups": ["sg-0123456789abcdef0"]}),
-        a_default_group_as_aws_makes_it=lambda world: world.pop(f"default-group-{R}"),
+        a_default_group_as_aws_makes_it=gone(f"default-group-{R}"),
     ),
     *breaks(
         "accelerator-reaches-every-region",
