@@ -28,6 +28,9 @@ IDENTIFIED_BY_ARN: Final = ("aws_ecs_cluster", "aws_ecs_service")
 name made up for it, so that which is meant is decided by type."""
 
 PROVIDER_ARGUMENTS: Final = ("region", "allowedAccountIds", "defaultTags")
+FOR_EMULATORS: Final = {"s3_use_path_style": True, "max_retries": 1}
+"""Added to every provider: an emulator has one host name, and what it cannot do it cannot do at the second try."""
+
 OF_MOCKS: Final = ("skipCredentialsValidation", "skipRegionValidation")
 """Defaults that pulumi-aws sets on every provider, and of which no program speaks."""
 
@@ -50,29 +53,19 @@ class Document:
     dropped: set[Omission] = field(default_factory=set)
     unknown_outputs: set[Omission] = field(default_factory=set)
 
-    def write(self, folder: Path) -> Path:
-        """Write `main.tf.json` with every resource on a line of its own, and return its path."""
-        rows = [json.dumps({kind: {name: body}}) for (kind, name), body in self._split()]
-        path = folder / "main.tf.json"
+    def write(self, folder: Path) -> None:
+        """Write `main.tf.json` with every resource on a line of its own."""
         head = json.dumps({"required_providers": {"aws": {"source": SOURCE}}})
-        providers = json.dumps(self.providers)
-        path.write_text(
-            f'{{"terraform": {head},\n"provider": {{"aws": {providers}}},\n"resource": [\n'
-            + ",\n".join(rows)
-            + "\n]}\n"
-        )
-        return path
+        rows = []
+        for address, body in self.resources.items():
+            kind, _, name = address.partition(".")
+            rows.append(json.dumps({kind: {name: body}}))
+        lines = [f'{{"terraform": {head},', f'"provider": {{"aws": {json.dumps(self.providers)}}},', '"resource": [']
+        (folder / "main.tf.json").write_text("\n".join(lines) + "\n" + ",\n".join(rows) + "\n]}\n")
 
     def at_line(self, line: int) -> str | None:
-        """The address of the resource on a line of the file that `write` writes; the first is the fourth."""
-        addresses = list(self.resources)
-        return addresses[line - 4] if 0 <= line - 4 < len(addresses) else None
-
-    def _split(self) -> list[tuple[tuple[str, str], dict[str, Any]]]:
-        return [((kind, name), body) for (kind, _, name), body in self._partitioned()]
-
-    def _partitioned(self) -> list[tuple[tuple[str, str, str], dict[str, Any]]]:
-        return [(address.partition("."), body) for address, body in self.resources.items()]
+        """The address of the resource on a line of what `write` writes; three lines stand before the first."""
+        return list(self.resources)[line - 4] if 0 <= line - 4 < len(self.resources) else None
 
 
 def document(
@@ -246,9 +239,7 @@ class _Writer:
         block = self.schema["provider"]["block"]
         unknown = set(one.inputs) - {*PROVIDER_ARGUMENTS, *OF_MOCKS}
         self.document.dropped |= {Omission(one.type, key) for key in unknown}
-        self.document.providers.append(
-            {"alias": one.name, "s3_use_path_style": True, "max_retries": 1, **self._block(values, block)}
-        )
+        self.document.providers.append({"alias": one.name, **FOR_EMULATORS, **self._block(values, block)})
         return one.name
 
 
