@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_aws as aws
 
-region = aws.Provider("aws-us-east-1", region="us-east-1")
+region = aws.Provider("aws-us-east-1", region="us-east-1", allowed_account_ids=["123456789012"])
 network = aws.ec2.Vpc("network", cidr_block="10.66.0.0/18", opts=pulumi.ResourceOptions(provider=region))
 aws.ec2.Subnet(
     "public-hosts",
