@@ -7,22 +7,16 @@ import pytest
 from policies.packs import PACKS, expand, of_pack
 from stacks.packs import properties
 from stacks.program import deploy
-from stacks.settings import parse
 from tests.support.policy_pack import judged, running
 from tests.support.preview import UNKNOWN, preview
-from tests.support.pulumi_program import record
-from tests.support.stacks import STACKS, stack_values
-
-MOST_REGIONS = 4
+from tests.support.stacks import STACKS
+from tests.support.whole_program import MOST_REGIONS, whole_program
 
 
 @pytest.mark.parametrize("regions", [3, MOST_REGIONS])
 @pytest.mark.parametrize("stack", STACKS)
 def test_the_program_breaks_no_rule_of_either_pack(stack: str, regions: int) -> None:
-    # Four regions also run what three leave off, so that both ways are judged.
-    more = {"control_loops": True, "lost_peerings": [["us-east-1", "us-west-2"]]} if regions == MOST_REGIONS else {}
-    settings = parse({**stack_values(stack, regions), **more})
-    program = record(lambda: deploy(settings), stack=stack)
+    settings, program = whole_program(stack, regions)
     configuration = expand(properties(settings))
     for name in PACKS:
         with running(name, of_pack(name, configuration)) as pack:
@@ -34,9 +28,8 @@ def test_the_program_breaks_no_rule_of_either_pack(stack: str, regions: int) -> 
 
 def test_a_first_preview_plans_the_same_resources_and_no_rule_refuses_them() -> None:
     """What AWS computes is unknown there; a rule may say that it can't decide yet, and must not refuse."""
-    settings = parse(stack_values("dev", 3))
+    settings, made = whole_program("dev", 3)
     planned = preview(lambda: deploy(settings))
-    made = record(lambda: deploy(settings))
     assert {one.urn for one in planned} == {one.urn for one in made}, "a resource appears only once others exist"
     assert any(UNKNOWN in str(one.inputs) for one in planned), "nothing was unknown, so this was no preview"
     configuration = expand(properties(settings))
@@ -48,8 +41,7 @@ def test_a_first_preview_plans_the_same_resources_and_no_rule_refuses_them() -> 
 
 def test_the_packs_do_judge_the_program_they_are_given() -> None:
     """The same program under another promise: other regions and other measurements are refused, by name."""
-    settings = parse(stack_values("dev", 3))
-    program = record(lambda: deploy(settings), stack="dev")
+    settings, program = whole_program("dev", 3)
     told = properties(settings)
     told["regions"] = {"us-east-1": "10.66.0.0/18", "us-east-2": "10.66.64.0/18", "eu-west-1": "10.66.128.0/18"}
     told["measurements"] = [{**told["measurements"][0], "pcr0": "ab" * 48}]

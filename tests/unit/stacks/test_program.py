@@ -9,10 +9,11 @@ from typing import Any
 import pulumi
 import pytest
 
-from stacks.program import deploy, run
-from stacks.settings import parse
+from stacks.program import run
+from stacks.settings import Settings
 from tests.support.pulumi_program import ROOT, Program, Recorded, as_engine_config, record
 from tests.support.stacks import STACKS, stack_values
+from tests.support.whole_program import MOST_REGIONS, whole_program
 
 GLOBAL_SERVICES = ("aws:iam/", "aws:globalaccelerator/")
 
@@ -22,13 +23,19 @@ def component(resource: Recorded) -> str:
     return resource.urn.split("::")[2].split("$")[-2].split(":")[1]
 
 
-@pytest.fixture(scope="module", params=[(stack, count) for stack in STACKS for count in (3, 4)], ids=str)
-def program(request: pytest.FixtureRequest) -> Program:
-    stack, count = request.param
-    settings = parse(stack_values(stack, count))
-    recorded = record(lambda: deploy(settings), stack=stack)
-    recorded.outputs["_settings"] = settings
-    return recorded
+@pytest.fixture(params=[(stack, count) for stack in STACKS for count in (3, MOST_REGIONS)], ids=str)
+def case(request: pytest.FixtureRequest) -> tuple[Settings, Program]:
+    return whole_program(*request.param)
+
+
+@pytest.fixture
+def settings(case: tuple[Settings, Program]) -> Settings:
+    return case[0]
+
+
+@pytest.fixture
+def program(case: tuple[Settings, Program]) -> Program:
+    return case[1]
 
 
 def test_every_resource_names_its_provider(program: Program) -> None:
@@ -41,8 +48,7 @@ def test_every_resource_belongs_to_a_component(program: Program) -> None:
     assert not loose, "every resource is some component's child"
 
 
-def test_every_region_has_the_same_resources(program: Program) -> None:
-    settings = program.outputs["_settings"]
+def test_every_region_has_the_same_resources(settings: Settings, program: Program) -> None:
     regional = ("network", "security_groups", "endpoints", "endpoint", "log_groups", "router_service", "gpu_fleet")
     kinds = Counter(
         (program.region(one), one.type) for one in program if one.type.startswith("aws:") and component(one) in regional
@@ -53,8 +59,8 @@ def test_every_region_has_the_same_resources(program: Program) -> None:
     assert all(shape == shapes[0] for shape in shapes)
 
 
-def test_nothing_stands_in_a_region_that_is_not_configured(program: Program) -> None:
-    regions = set(program.outputs["_settings"].region_names)
+def test_nothing_stands_in_a_region_that_is_not_configured(settings: Settings, program: Program) -> None:
+    regions = set(settings.region_names)
     strays = {
         (one.name, program.region(one))
         for one in program
@@ -76,7 +82,7 @@ def test_no_text_came_of_a_missing_output(program: Program) -> None:
     assert not odd, "an output that was not there became text"
 
 
-def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None:
+def test_what_holds_data_is_protected_where_it_matters(settings: Settings, program: Program) -> None:
     holders = (
         "dynamodb/table:Table",
         "ecr/repository:Repository",
@@ -84,7 +90,7 @@ def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None
         "kms/key:Key",
         "kms/replicaKey:ReplicaKey",
     )
-    guarded = program.outputs["_settings"].environment != "dev"
+    guarded = settings.environment != "dev"
     for type_ in holders:
         found = program.of(type_)
         assert found, type_
@@ -95,8 +101,8 @@ def test_what_holds_data_is_protected_where_it_matters(program: Program) -> None
             assert (log.protect, log.retain_on_delete) == (guarded, guarded), log.urn
 
 
-def test_outputs_say_where_the_platform_is(program: Program) -> None:
-    settings, outputs = program.outputs["_settings"], program.outputs
+def test_outputs_say_where_the_platform_is(settings: Settings, program: Program) -> None:
+    outputs = program.outputs
     assert outputs["accelerator"]["addresses"] == ["192.0.2.1", "192.0.2.2"]
     assert outputs["accelerator"]["dns_name"]
     assert set(outputs["regions"]) == set(settings.region_names)
@@ -123,7 +129,7 @@ def test_the_engines_way_in_plans_the_same_program(monkeypatch: pytest.MonkeyPat
     entered = record(
         lambda: runpy.run_path(str(ROOT / "stacks"), run_name="__main__"), stack="dev", config=as_engine_config(values)
     )
-    direct = record(lambda: deploy(parse(values)), stack="dev")
+    _, direct = whole_program("dev", 3)
     assert {one.urn for one in entered} == {one.urn for one in direct}
 
 

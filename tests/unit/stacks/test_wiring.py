@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from stacks.program import deploy
-from stacks.settings import parse
 from tests.support.aws_outputs import identity
-from tests.support.pulumi_program import Program, Recorded, record
-from tests.support.stacks import stack_values
+from tests.support.pulumi_program import Program, Recorded
+from tests.support.whole_program import whole_program
 
 SUFFIX = re.compile(r"-([0-9a-f]{8})(?![0-9a-f])")
 """The end of every id, name and ARN that stands for what AWS would make (`tests.support.aws_outputs`)."""
@@ -33,8 +31,7 @@ CROSSING = {
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    values = {**stack_values("dev", 4), "control_loops": True}
-    return record(lambda: deploy(parse(values)))
+    return whole_program("dev", 4)[1]
 
 
 def texts(value: Any, key: str = "") -> Iterator[str]:
