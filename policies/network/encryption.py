@@ -21,6 +21,7 @@ BUCKET_ENCRYPTION: Final = (
 BUCKET_CLOSED: Final = "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock"
 ACCOUNT_CLOSED: Final = "aws:s3/accountPublicAccessBlock:AccountPublicAccessBlock"
 CLOSED: Final = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
+OBJECTS: Final = ("aws:s3/bucketObject:BucketObject", "aws:s3/bucketObjectv2:BucketObjectv2")
 OPEN_BUCKETS: Final = {
     "aws:s3/bucketWebsiteConfiguration:BucketWebsiteConfiguration": "a website is public",
     "aws:s3/bucketWebsiteConfigurationV2:BucketWebsiteConfigurationV2": "a website is public",
@@ -63,6 +64,8 @@ SWITCHED: Final = {
     VOLUME_ENCRYPTION: "enabled",
 }
 """Types that are encrypted when a switch says so."""
+COPIED: Final = ("aws:ebs/volume:Volume", "aws:ec2/amiCopy:AmiCopy")
+"""Switched types that take a key of ours besides."""
 ROOTED: Final = (
     "aws:ec2/instance:Instance",
     "aws:ec2/spotInstanceRequest:SpotInstanceRequest",
@@ -82,6 +85,8 @@ def encrypted(resource: Resource, config: Config) -> Iterator[str]:
             yield f"{key} names no key; give one of the platform's."
     if resource.type in SWITCHED and not is_true(known(resource.at(SWITCHED[resource.type]), SWITCHED[resource.type])):
         yield f"{SWITCHED[resource.type]} is not true."
+    if resource.type in COPIED and resource.at("kmsKeyId") in (None, ""):
+        yield "kmsKeyId names no key; give one of the platform's."
     if resource.type in ROOTED:
         yield from _root(resource)
     judge = _BY_TYPE.get(resource.type)
@@ -179,14 +184,16 @@ _BY_TYPE: Final[dict[str, Callable[[Resource, Config], Iterator[str]]]] = {
 
 
 def closed(resource: Resource, _: Config) -> Iterator[str]:
-    """A bucket's block on public access blocks all four ways."""
+    """A bucket's block on public access blocks all four ways, and no ACL admits anybody."""
     if resource.type in OPEN_BUCKETS:
         yield f"{resource.type} is not for these buckets: {OPEN_BUCKETS[resource.type]}."
         return
-    if resource.type in BUCKETS:
+    if resource.type in (*BUCKETS, *OBJECTS):
         acl = known(resource.at("acl"), "acl")
-        if acl not in (None, "", "private"):
+        if acl not in (None, "", "private", "bucket-owner-full-control"):
             yield f"Its ACL is {acl}; leave it private."
+        if listed(known(resource.at("grants"), "grants")):
+            yield "It grants access by an ACL; roles have policies for that."
         if resource.at("website") not in (None, {}):
             yield "It is a website, which is public."
         return
@@ -224,7 +231,7 @@ RULES: Final[list[Rule]] = [
         closed,
         protects="Models and logs are read by roles of the platform alone, whatever a policy says by mistake.",
         fix="Set all four of block_public_acls, block_public_policy, ignore_public_acls and restrict_public_buckets.",
-        types=(BUCKET_CLOSED, ACCOUNT_CLOSED, *BUCKETS, *OPEN_BUCKETS),
+        types=(BUCKET_CLOSED, ACCOUNT_CLOSED, *BUCKETS, *OBJECTS, *OPEN_BUCKETS),
     ),
     StackRule(
         "buckets-are-guarded",

@@ -82,6 +82,13 @@ DOORS: Final = {
     "aws:iam/userLoginProfile:": "it opens the account from anywhere, for as long as nobody deletes it",
     "aws:lb/targetGroupAttachment:": "services register their own tasks; whatever else it is would get what is theirs",
     "aws:alb/targetGroupAttachment:": "services register their own tasks; whatever else it is would get what is theirs",
+    "aws:ec2/vpcDhcpOptions": "names are AWS's resolver's to answer, as endpoints need it",
+    "aws:ec2/defaultVpcDhcpOptions:": "names are AWS's resolver's to answer, as endpoints need it",
+    "aws:ecs/expressGatewayService:": "it makes a public load balancer of its own",
+    "aws:route53/resolverEndpoint:": "names that hosts ask for would be asked elsewhere",
+    "aws:route53/resolverRule": "names that hosts ask for would be asked elsewhere",
+    "aws:route53/vpcAssociationAuthorization:": "another account's network would be joined to a zone",
+    "aws:route53/zoneAssociation:": "a zone would answer in a network that it was not written for",
     "aws:elb/": "a classic load balancer has none of the guards that the rules ask for",
 }
 """Ways around the accelerator, the mesh and the endpoints, by the beginning of the type."""

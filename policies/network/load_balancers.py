@@ -49,6 +49,8 @@ def guarded(resource: Resource, _: Config) -> Iterator[str]:
         yield "It is no network load balancer; TLS ends in the router, and nothing before it may open it."
     if not is_true(known(resource.at("internal"), "internal")):
         yield "It is not internal; it would have public addresses beside the accelerator's."
+    if known(resource.at("ipAddressType"), "ipAddressType") not in (None, "ipv4"):
+        yield f"ipAddressType is {resource.at('ipAddressType')}; the network has IPv4 only."
     groups = resource.at("securityGroups")
     if groups is not UNKNOWN and not listed(groups):
         yield "It has no security group, so that its ports are open to everyone, and none can be added later."
@@ -81,6 +83,9 @@ def leads_to_routers(resource: Resource, config: Config) -> Iterator[str]:
     allowed = ports(config, TARGET_PORTS)
     listing = " and ".join(map(str, sorted(allowed)))
     if resource.type == TASKS:
+        where = known(resource.at("launchType"), "launchType")
+        if where not in (None, "FARGATE"):
+            yield f"It runs on {where}; routers and control loops are tasks of Fargate."
         for one in listed(known(resource.at("loadBalancers"), "loadBalancers")):
             port = known(at(one, "containerPort"), "loadBalancers.containerPort")
             if whole(port) not in allowed:

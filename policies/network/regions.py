@@ -108,7 +108,8 @@ def _allowed_elsewhere(resource: Resource, allowed: Sequence[Any]) -> bool:
 def _named(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if key in NAMES_REGION:
+            # At the top it is the resource's own.
+            if key in NAMES_REGION or (key == "region" and path and not path.startswith("tags.")):
                 yield f"{path}{key}", inner
             elif inner is not UNKNOWN:
                 yield from _named(inner, f"{path}{key}.")

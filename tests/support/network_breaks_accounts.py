@@ -167,6 +167,7 @@ BREAKS: list[Break] = [
         the_administration=change(f"targets-{R}", port=8080),
         hosts=change(f"targets-{R}", targetType="instance"),
         opened_before=change(f"targets-{R}", protocol="TLS"),
+        tasks_on_somebodys_machines=change(f"routers-{R}", launchType="EXTERNAL"),
         a_service_at_another_port=change(f"routers-{R}", loadBalancers=[{"containerPort": 8080}]),
     ),
     *breaks(
@@ -188,11 +189,31 @@ BREAKS: list[Break] = [
     *breaks(
         "encrypted-at-rest",
         a_hosts_disk_by_awss_key=change(f"hosts-{R}", blockDeviceMappings=[{"ebs": {"encrypted": "true"}}]),
+        a_volume_by_awss_key=add("aws:ebs/volume:Volume", encrypted=True),
         images_by_awss_key=change(f"images-{R}", encryptionConfigurations=[{"encryptionType": "KMS"}]),
+    ),
+    *breaks(
+        "buckets-are-private",
+        a_grant_to_somebody=change(f"bucket-{R}", grants=[
+            {"type": "CanonicalUser", "id": "79a5", "permissions": ["READ"]}]),
+        an_object_for_everybody=add("aws:s3/bucketObject:BucketObject", bucket=Ref(f"bucket-{R}"), acl="public-read"),
+    ),
+    *breaks(
+        "load-balancers-are-guarded",
+        ipv6=change(f"balancer-{R}", ipAddressType="dualstack"),
+    ),
+    *breaks(
+        "only-configured-regions",
+        a_secret_copied_to_another_region=add(
+            "aws:secretsmanager/secret:Secret", kmsKeyId=Ref(f"key-{R}"), replicas=[{"region": "eu-central-1"}]),
     ),
     *breaks(
         "no-other-door",
         connections_accepted_by_the_program=add("aws:ec2/vpcEndpointConnectionAccepter:VpcEndpointConnectionAccepter"),
+        names_answered_elsewhere=add("aws:ec2/vpcDhcpOptions:VpcDhcpOptions", domainNameServers=["203.0.113.1"]),
+        a_service_with_a_load_balancer_of_its_own=add("aws:ecs/expressGatewayService:ExpressGatewayService"),
+        a_zone_for_another_accounts_network=add(
+            "aws:route53/vpcAssociationAuthorization:VpcAssociationAuthorization", vpcId=Ref(f"vpc-{R}")),
         a_key_to_the_account=add("aws:iam/accessKey:AccessKey"),
         a_target_by_hand=add("aws:lb/targetGroupAttachment:TargetGroupAttachment", targetId="10.66.10.4"),
     ),
