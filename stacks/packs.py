@@ -26,6 +26,7 @@ EX_USAGE: Final = 64
 def properties(settings: Settings) -> dict[str, Any]:
     """The packs' properties by name, plain values ready for JSON."""
     return {
+        "account": settings.account,
         "assuranceLevel": settings.fleet.assurance_level,
         # Of the published enclave, not of the fleet: what the hosts run is what the rule judges.
         "attestableAmis": sorted(settings.measurements.attestable_amis),

@@ -34,6 +34,7 @@ def test_a_stacks_file_is_read_without_the_engine(stack: str, capsys: pytest.Cap
     told = json.loads(capsys.readouterr().out)
     assert set(told["regions"]) == {"us-east-1", "us-east-2", "us-west-2"}
     assert told["assuranceLevel"] == (2 if stack == "prod" else 1)
+    assert told["account"] == "123456789012"
 
 
 def test_a_stack_without_a_file_is_said_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
