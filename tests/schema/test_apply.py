@@ -20,7 +20,7 @@ from tests.support.moto_limits import DRIFT, NOT_MADE, NOT_REMOVED, NOT_SET
 from tests.support.moto_server import IMAGE, moto_container, moto_process
 from tests.support.pulumi_program import record
 from tests.support.stacks import stack_values
-from tests.support.terraform_cli import Outcome, Terraform
+from tests.support.terraform_cli import Deployment, Outcome, Terraform
 from tests.support.terraform_document import Document, document
 
 pytestmark = [pytest.mark.terraform, pytest.mark.timeout(600)]
@@ -60,12 +60,11 @@ def applied(
         settings = parse({**stack_values("dev"), "deletion_protection": False})
         program = record(lambda: deploy(settings), stack="dev")
         configuration = document(program, terraform.schema, without=NOT_MADE, without_arguments=NOT_SET)
-        folder = terraform.folder(f"dev-{request.param}", configuration)
-        made = terraform.apply(folder, endpoint)
-        drift, unreadable = terraform.drift(folder, endpoint)
-        left = [one for one in made.done if one.partition(".")[0] in NOT_REMOVED]
-        terraform.forget(folder, left)
-        removed = terraform.destroy(folder, endpoint)
+        deployment = Deployment(tmp_path_factory.mktemp("dev") / "stack", configuration, endpoint)
+        made = deployment.apply()
+        drift, unreadable = deployment.drift()
+        deployment.forget([one for one in made.done if one.partition(".")[0] in NOT_REMOVED])
+        removed = deployment.destroy()
         yield Applied(configuration, made, drift, [one.text for one in unreadable], removed)
 
 

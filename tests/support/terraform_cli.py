@@ -11,13 +11,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import boto3
+
 from tests.support.terraform_document import SOURCE, Document
 
 PLUGINS: Final = "MRGC_TF_PLUGINS"
 USUAL_PLUGINS: Final = (Path("~/.terraform.d/plugins"), Path("/opt/tf-plugins"))
 PROVIDER: Final = f"registry.terraform.io/{SOURCE}"
-PARALLEL: Final = "40"
+PARALLEL: Final = "-parallelism=40"
 """Many resources wait on a clock of the provider's, which costs no processor."""
+
+NOBODY: Final = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody"}
+NOWHERE: Final = "http://127.0.0.1:9"
+REGION: Final = "us-east-1"
+BUCKET: Final = "terraform-state"
+STATE: Final = {
+    "bucket": BUCKET,
+    "key": "state",
+    "region": REGION,
+    "use_path_style": True,
+    "skip_credentials_validation": True,
+    "skip_metadata_api_check": True,
+    "skip_region_validation": True,
+    "skip_requesting_account_id": True,
+}
 
 
 class TerraformError(Exception):
@@ -67,82 +84,106 @@ class Terraform:
         (home / "main.tf.json").write_text(
             json.dumps({"terraform": {"required_providers": {"aws": {"source": SOURCE}}}})
         )
-        self._checked(home, "init", f"-plugin-dir={plugin_directory()}", "-input=false", "-no-color")
-        version = json.loads(self._checked(home, "version", "-json"))
+        checked(home, "init", f"-plugin-dir={plugin_directory()}", "-input=false", "-no-color")
+        version = json.loads(checked(home, "version", "-json"))
         self.provider_version: str = version["provider_selections"][PROVIDER]
-        schemas = json.loads(self._checked(home, "providers", "schema", "-json"))
+        schemas = json.loads(checked(home, "providers", "schema", "-json"))
         self.schema: Mapping[str, Any] = schemas["provider_schemas"][PROVIDER]
-
-    def folder(self, name: str, configuration: Document) -> Path:
-        """A new folder with the configuration in it."""
-        folder = self.home / name
-        folder.mkdir()
-        configuration.write(folder)
-        shutil.copy(self.home / ".terraform.lock.hcl", folder)
-        return folder
 
     def validate(self, name: str, configuration: Document) -> list[Finding]:
         """What the provider has against a configuration."""
-        run = self._run(self.folder(name, configuration), "validate", "-json")
+        folder = self.home / name
+        folder.mkdir()
+        configuration.write(folder)
+        for made in (".terraform", ".terraform.lock.hcl"):
+            (folder / made).symlink_to(self.home / made)
         findings = []
-        for diagnostic in json.loads(run.stdout)["diagnostics"]:
+        for diagnostic in json.loads(run(folder, "validate", "-json").stdout)["diagnostics"]:
             line = diagnostic.get("range", {}).get("start", {}).get("line", 0)
             if diagnostic["severity"] == "error":
                 findings.append(Finding(configuration.at_line(line) or "", _words(diagnostic)))
         return findings
 
-    def apply(self, folder: Path, endpoint: str) -> Outcome:
-        """Create what the configuration has, at the AWS that answers at `endpoint`."""
-        return self._changed(folder, endpoint, "apply")
 
-    def destroy(self, folder: Path, endpoint: str) -> Outcome:
+class Deployment:
+    """A configuration at the AWS that answers at `endpoint`. Its state is in a bucket there.
+
+    In a bucket because Terraform writes a state in a file anew for every resource, which takes longer than the rest.
+    """
+
+    def __init__(self, folder: Path, configuration: Document, endpoint: str) -> None:
+        self.folder = folder
+        self.endpoint = endpoint
+        folder.mkdir()
+        configuration.write(folder)
+        store = boto3.client(
+            "s3",
+            region_name=REGION,
+            endpoint_url=endpoint,
+            aws_access_key_id=NOBODY["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=NOBODY["AWS_SECRET_ACCESS_KEY"],
+        )
+        store.create_bucket(Bucket=BUCKET)
+        (folder / "backend.tf.json").write_text(json.dumps({"terraform": {"backend": {"s3": STATE}}}))
+        self._checked("init", f"-plugin-dir={plugin_directory()}", "-input=false", "-no-color")
+
+    def apply(self) -> Outcome:
+        """Create what the configuration has."""
+        return self._changed("apply")
+
+    def destroy(self) -> Outcome:
         """Remove what was applied, without reading it again first."""
-        return self._changed(folder, endpoint, "destroy", "-refresh=false")
+        return self._changed("destroy", "-refresh=false")
 
-    def forget(self, folder: Path, addresses: list[str]) -> None:
+    def forget(self, addresses: list[str]) -> None:
         """Take resources out of the state, so that `destroy` leaves them."""
-        self._checked(folder, "state", "rm", *addresses)
+        self._checked("state", "rm", *addresses)
 
-    def drift(self, folder: Path, endpoint: str) -> tuple[dict[str, list[str]], list[Finding]]:
-        """What a second plan would change, by address, as paths of arguments; and the errors of reading."""
-        run = self._run(folder, "plan", "-json", "-input=false", "-out=plan", f"-parallelism={PARALLEL}", url=endpoint)
-        plan = json.loads(self._checked(folder, "show", "-json", "plan")) if run.returncode == 0 else {}
+    def drift(self) -> tuple[dict[str, list[str]], list[Finding]]:
+        """What a second plan would change, by address, as `path: before -> after`; and the errors of reading."""
+        planned = self._run("plan", "-json", "-input=false", "-out=plan", PARALLEL)
+        plan = json.loads(self._checked("show", "-json", "plan")) if planned.returncode == 0 else {}
         changes = {
             one["address"]: _differences(one["change"]) or one["change"]["actions"]
             for one in plan.get("resource_changes", ())
             if one["change"]["actions"] not in (["no-op"], ["read"])
         }
-        return changes, _errors(run.stdout)
+        return changes, _errors(planned.stdout)
 
-    def _changed(self, folder: Path, endpoint: str, *command: str) -> Outcome:
-        options = ("-json", "-auto-approve", "-input=false", f"-parallelism={PARALLEL}")
-        run = self._run(folder, *command, *options, url=endpoint)
-        hooks = [message for message in _messages(run.stdout) if message.get("type") == "apply_complete"]
-        return Outcome({hook["hook"]["resource"]["addr"] for hook in hooks}, _errors(run.stdout))
+    def _changed(self, *command: str) -> Outcome:
+        output = self._run(*command, "-json", "-auto-approve", "-input=false", PARALLEL).stdout
+        hooks = [message["hook"] for message in _messages(output) if message.get("type") == "apply_complete"]
+        return Outcome({hook["resource"]["addr"] for hook in hooks}, _errors(output))
 
-    def _checked(self, folder: Path, *command: str) -> str:
-        run = self._run(folder, *command)
-        if run.returncode != 0:
-            raise TerraformError(f"terraform {' '.join(command[:2])}: {run.stderr.strip() or run.stdout.strip()}")
-        return run.stdout
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return run(self.folder, *command, endpoint=self.endpoint)
 
-    def _run(self, folder: Path, *command: str, url: str = "http://127.0.0.1:9") -> subprocess.CompletedProcess[str]:
-        """Run terraform with credentials of no account and, unless told of an emulator, nobody's endpoint."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TF_"))}
-        environment |= {
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nobody",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": url,
-            "CHECKPOINT_DISABLE": "1",
-            # The provider's schema is large and lives long: collecting garbage less often saves a quarter of the time.
-            "GOGC": "400",
-            "TF_DATA_DIR": str(self.home / ".terraform"),
-            "TF_IN_AUTOMATION": "1",
-        }
-        return subprocess.run(
-            ["terraform", *command], cwd=folder, env=environment, text=True, capture_output=True, check=False
-        )
+    def _checked(self, *command: str) -> str:
+        return checked(self.folder, *command, endpoint=self.endpoint)
+
+
+def run(folder: Path, *command: str, endpoint: str = NOWHERE) -> subprocess.CompletedProcess[str]:
+    """Run terraform in `folder` with nobody's credentials and, unless told of an emulator, nobody's endpoint."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TF_"))}
+    environment |= NOBODY | {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": endpoint,
+        "CHECKPOINT_DISABLE": "1",
+        # The provider's schema is large and lives long: collecting garbage less often saves a quarter of the time.
+        "GOGC": "400",
+        "TF_IN_AUTOMATION": "1",
+    }
+    return subprocess.run(
+        ["terraform", *command], cwd=folder, env=environment, text=True, capture_output=True, check=False
+    )
+
+
+def checked(folder: Path, *command: str, endpoint: str = NOWHERE) -> str:
+    """What a command prints. Raises TerraformError if it fails."""
+    ended = run(folder, *command, endpoint=endpoint)
+    if ended.returncode != 0:
+        raise TerraformError(f"terraform {' '.join(command[:2])}: {ended.stderr.strip() or ended.stdout.strip()}")
+    return ended.stdout
 
 
 def _messages(output: str) -> list[dict[str, Any]]:

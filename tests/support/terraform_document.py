@@ -28,8 +28,9 @@ IDENTIFIED_BY_ARN: Final = ("aws_ecs_cluster", "aws_ecs_service")
 name made up for it, so that which is meant is decided by type."""
 
 PROVIDER_ARGUMENTS: Final = ("region", "allowedAccountIds", "defaultTags")
-FOR_EMULATORS: Final = {"s3_use_path_style": True, "max_retries": 1}
-"""Added to every provider: an emulator has one host name, and what it cannot do it cannot do at the second try."""
+FOR_EMULATORS: Final = {"s3_use_path_style": True, "max_retries": 3}
+"""Added to every provider: an emulator has one host name, and now and then its threads stumble over one another, which
+a second try gets past; the provider's usual 25 tries would make minutes of what the emulator cannot do at all."""
 
 OF_MOCKS: Final = ("skipCredentialsValidation", "skipRegionValidation")
 """Defaults that pulumi-aws sets on every provider, and of which no program speaks."""
