@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ import boto3
 from tests.support.terraform_document import SOURCE, Document
 
 PLUGINS: Final = "MRGC_TF_PLUGINS"
-USUAL_PLUGINS: Final = (Path("~/.terraform.d/plugins"), Path("/opt/tf-plugins"))
-PROVIDER: Final = f"registry.terraform.io/{SOURCE}"
+USUAL_PLUGINS: Final = ("~/.terraform.d/plugins", "/usr/local/share/terraform/plugins", "/opt/*")
+"""Where Terraform looks by itself, and where people put such things."""
 PARALLEL: Final = "-parallelism=40"
 """Many resources wait on a clock of the provider's, which costs no processor."""
 
@@ -60,8 +61,17 @@ class Outcome:
 def plugin_directory() -> Path | None:
     """A folder with the AWS provider in the layout of Terraform's mirrors: `$MRGC_TF_PLUGINS` or a usual place."""
     named = os.environ.get(PLUGINS)
-    folders = (Path(named),) if named else USUAL_PLUGINS
-    return next((folder for one in folders if (folder := one.expanduser()) and (folder / PROVIDER).is_dir()), None)
+    folders = (named,) if named else USUAL_PLUGINS
+    # A mirror's first level is the host that the provider is named after.
+    patterns = [f"{Path(folder).expanduser()}/*/{SOURCE}" for folder in folders]
+    # Path.glob takes no absolute pattern.
+    found = [Path(one) for pattern in patterns for one in sorted(glob.glob(pattern))]  # noqa: PTH207
+    return found[0].parents[2] if found else None
+
+
+def _of_provider(found: Mapping[str, Any]) -> Any:
+    """The entry of the AWS provider, whose key is its source after its host."""
+    return next(value for key, value in found.items() if key.endswith(f"/{SOURCE}"))
 
 
 def missing() -> str | None:
@@ -70,8 +80,8 @@ def missing() -> str | None:
         return "There is no terraform on PATH; with it and the AWS provider in a plugin directory, this test runs too."
     if plugin_directory() is None:
         return (
-            f"No plugin directory has the AWS provider; put it at {PROVIDER}/<version>/<os>_<arch>/ under a folder "
-            f"and name the folder in {PLUGINS}, and this test runs too."
+            "No plugin directory has the AWS provider; lay one out as `terraform providers mirror` does, name it in "
+            f"{PLUGINS}, and this test runs too."
         )
     return None
 
@@ -86,9 +96,9 @@ class Terraform:
         )
         checked(home, "init", f"-plugin-dir={plugin_directory()}", "-input=false", "-no-color")
         version = json.loads(checked(home, "version", "-json"))
-        self.provider_version: str = version["provider_selections"][PROVIDER]
+        self.provider_version: str = _of_provider(version["provider_selections"])
         schemas = json.loads(checked(home, "providers", "schema", "-json"))
-        self.schema: Mapping[str, Any] = schemas["provider_schemas"][PROVIDER]
+        self.schema: Mapping[str, Any] = _of_provider(schemas["provider_schemas"])
 
     def validate(self, name: str, configuration: Document) -> list[Finding]:
         """What the provider has against a configuration."""
