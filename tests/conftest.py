@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
-MAY_SKIP_ON_CI = ("docker", "hardware", "pulumi", *(() if shutil.which("terraform") else ("terraform",)))
-"""Markers of what CI's machine does not have: a Docker engine, a Nitro instance, Pulumi's engine; and Terraform,
-which a machine that has it must use."""
+from tests.support.terraform_cli import missing as lacks_terraform
+
+MAY_SKIP_ON_CI = ("docker", "hardware", "pulumi", *(("terraform",) if lacks_terraform() else ()))
+"""Markers of what CI's machine does not have: a Docker engine, a Nitro instance, Pulumi's engine; and Terraform with
+the AWS provider, which a machine that has both must use."""
 
 # Two shared cores: a slow example is the machine's doing, not the code's.
 settings.register_profile("default", deadline=None, max_examples=60)
