@@ -7,11 +7,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.engine.engine import COMMAND_TIMEOUT_S, MISSING, installed, scratch, stack_values
+from tests.engine.engine import COMMAND_TIMEOUT_S, MISSING, ROOT, installed, scratch, stack_values
 
 
 def main(stack: str) -> int:
     """Preview a stack's configuration in a throw-away stack; the engine's output goes straight to the terminal."""
+    file = ROOT / "stacks" / f"Pulumi.{stack}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(one.name.split(".")[1] for one in file.parent.glob("Pulumi.*.yaml")))
+        print(f"make preview: there is no stack {stack!r}; STACK is one of {known}.", file=sys.stderr)  # noqa: T201 - as below
+        return 1
     if not installed():
         print(f"make preview: {MISSING}.", file=sys.stderr)  # noqa: T201 - a command says why it failed
         return 1
