@@ -11,7 +11,8 @@ from dataplane.protocol.envelope import RequestOpener
 from dataplane.protocol.gather import FrameGatherer
 from dataplane.protocol.keys import SALT_BYTES
 from dataplane.protocol.link import LinkType
-from dataplane.protocol.message import Receipt, ResponseHead
+from dataplane.protocol.message import ResponseHead
+from dataplane.protocol.receipt import Receipt
 
 WRITE_STALL_S = 30.0
 """How long the parent may refuse to take bytes before it counts as gone."""

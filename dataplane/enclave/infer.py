@@ -30,7 +30,8 @@ from dataplane.protocol.errors import PROBLEMS, LinkError, OpenError, ProblemErr
 from dataplane.protocol.header import IAT_MAX_AGE_MS, RequestHeader
 from dataplane.protocol.hop import HopHead, HopMessage, HopTail, seal_hop
 from dataplane.protocol.link import LinkMessage, LinkType
-from dataplane.protocol.message import MessageError, Receipt, RequestMessage, ResponseHead
+from dataplane.protocol.message import MessageError, RequestMessage, ResponseHead
+from dataplane.protocol.receipt import Receipt
 from observability import names
 from observability.tracing import Telemetry, traceparent_of
 
@@ -264,7 +265,7 @@ class Inference:
         await answer.body(body)
         await answer.finish(self._receipt("", worker.wash))
 
-    def _receipt(self, model_digest: str, wash: Mapping[str, str | int]) -> Receipt:
+    def _receipt(self, model_digest: str, wash: Mapping[str, str | int] | None) -> Receipt:
         identity = self._state.identity
         return Receipt(
             request=self._opener.th,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -13,15 +13,14 @@ from dataplane.protocol.message import (
     MAX_PATH,
     MAX_SHORT_TEXT,
     check_status,
-    check_wash,
     is_text,
     is_uint,
     opened_map,
 )
+from dataplane.protocol.receipt import SealedSpan, check_spans, check_usage, check_wash
 from dataplane.protocol.suite import MAX_HOP_MESSAGE_BYTES
 
 ENGINES: Final = frozenset({"vllm", "synthetic"})
-USAGE_KEYS: Final = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens"})
 PRIORITY_LIMIT: Final = 1000
 """Priorities run from -1,000 (first) to 1,000 (last), 0 by default: vLLM's order, lower is earlier."""
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
@@ -116,21 +115,33 @@ class HopHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopTail:
-    """Final frame of the worker's answer: token counts where the engine gave them, and the last car wash."""
+    """Final frame of the worker's answer, sealed to the enclave.
 
-    usage: Mapping[str, int]
-    wash: Mapping[str, str | int]
+    `usage` has token counts where the engine gave them, `wash` the last car wash (None where there was none), `spans`
+    exact times inside the worker.
+    """
+
+    usage: Mapping[str, int] = field(repr=False)
+    wash: Mapping[str, str | int] | None = None
+    spans: Sequence[SealedSpan] = field(default=(), repr=False)
 
     def encode(self) -> bytes:
         """Return the tail as CBOR."""
-        return cbor.encode({"usage": dict(self.usage), "wash": dict(self.wash)})
+        return cbor.encode(
+            {
+                "usage": dict(self.usage),
+                "wash": None if self.wash is None else dict(self.wash),
+                "spans": [list(span) for span in self.spans],
+            },
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read the final frame's data; `OpenError` if it is no tail."""
-        fields = opened_map(data, "hop tail", {"usage", "wash"})
-        usage = fields["usage"]
-        if not isinstance(usage, dict) or not usage.keys() <= USAGE_KEYS or not all(map(is_uint, usage.values())):
-            raise OpenError("the hop tail's usage must map token kinds to counts")
-        check_wash(fields["wash"], "hop tail")
-        return cls(**fields)
+        fields = opened_map(data, "hop tail", {"usage", "wash", "spans"})
+        check_usage(fields["usage"], "hop tail")
+        if fields["wash"] is not None:
+            check_wash(fields["wash"], "hop tail")
+        check_spans(fields["spans"], "hop tail")
+        spans = tuple((name, start, took) for name, start, took in fields["spans"])
+        return cls(usage=fields["usage"], wash=fields["wash"], spans=spans)

@@ -1,8 +1,8 @@
-"""What is inside an envelope: the request message, the response's head, the receipt."""
+"""What is inside an envelope: the request message and the response's head; the receipt has its own module."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -83,62 +83,22 @@ class ResponseHead:
         return cls(**fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """Final frame of a response.
-
-    `request` is `th` (32 bytes), `pcr0` the enclave's measurement, `model_digest` what the model's manifest hashes
-    to, `wash` `{"id": text, "time": ms since 1970}` of the last car wash before this request.
-    """
-
-    request: bytes
-    assurance: int
-    pcr0: bytes
-    region: str
-    instance: str
-    model_digest: str
-    wash: Mapping[str, str | int]
-
-    def encode(self) -> bytes:
-        """Return the receipt as CBOR."""
-        return cbor.encode(
-            {
-                "request": self.request,
-                "assurance": self.assurance,
-                "pcr0": self.pcr0,
-                "region": self.region,
-                "instance": self.instance,
-                "model_digest": self.model_digest,
-                "wash": dict(self.wash),
-            },
-        )
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read the final frame's data; `OpenError` if it is no receipt."""
-        keys = {"request", "assurance", "pcr0", "region", "instance", "model_digest", "wash"}
-        fields = opened_map(data, "receipt", keys)
-        request, pcr0, assurance = fields["request"], fields["pcr0"], fields["assurance"]
-        if not isinstance(request, bytes) or len(request) != HASH_BYTES:
-            raise OpenError("the receipt's request must be a hash of 32 bytes")
-        if not isinstance(pcr0, bytes) or len(pcr0) > MAX_PCR_BYTES:
-            raise OpenError("the receipt's pcr0 must be bytes, at most 64")
-        if type(assurance) is not int or assurance not in (0, 1, 2):
-            raise OpenError("the receipt's assurance must be 0, 1 or 2")
-        if not all(is_text(fields[name], MAX_SHORT_TEXT) for name in ("region", "instance", "model_digest")):
-            raise OpenError("the receipt's region, instance and model_digest must be text")
-        check_wash(fields["wash"], "receipt")
-        return cls(**fields)
-
-
 def opened_map(data: bytes, what: str, keys: set[str]) -> dict[str, Any]:
     """Read a map with exactly `keys` from an opened frame; `OpenError` naming `what`."""
+    fields = opened_fields(data, what, keys)
+    if len(fields) != len(keys):
+        raise OpenError(f"the {what} must have exactly the keys " + ", ".join(sorted(keys)))
+    return fields
+
+
+def opened_fields(data: bytes, what: str, required: AbstractSet[str]) -> dict[str, Any]:
+    """Read a map with `required` and any further keys from an opened frame; `OpenError` naming `what`."""
     try:
         fields = cbor.decode_map(data, max_bytes=MAX_FRAME_DATA)
     except cbor.CborError as error:
         raise OpenError(f"the {what} can't be read: {error}") from error
-    if fields.keys() != keys:
-        raise OpenError(f"the {what} must have exactly the keys " + ", ".join(sorted(keys)))
+    if not required <= fields.keys():
+        raise OpenError(f"the {what} must have the keys " + ", ".join(sorted(required)))
     return fields
 
 
@@ -146,14 +106,6 @@ def check_status(status: object, what: str) -> None:
     """Raise `OpenError` unless `status` is an HTTP status from 200 to 599."""
     if type(status) is not int or status not in _STATUS:
         raise OpenError(f"the {what} needs a status from 200 to 599")
-
-
-def check_wash(wash: object, what: str) -> None:
-    """Raise `OpenError` unless `wash` is `{"id": text, "time": ms}`."""
-    if not isinstance(wash, dict) or wash.keys() != {"id", "time"}:
-        raise OpenError(f"the {what}'s wash must have exactly id and time")
-    if not is_text(wash["id"], MAX_SHORT_TEXT) or not is_uint(wash["time"]):
-        raise OpenError(f"the {what}'s wash needs text in id and ms since 1970 in time")
 
 
 def is_text(value: object, most: int) -> bool:

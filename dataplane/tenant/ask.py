@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataplane.protocol.errors import OpenError
-from dataplane.protocol.message import Receipt
+from dataplane.protocol.receipt import Receipt
 from dataplane.tenant.client import TenantClient
 from dataplane.tenant.errors import RequestError
 from dataplane.tenant.response import TenantResponse
@@ -58,7 +58,7 @@ class Answer:
             "assurance_name": LEVELS[receipt.assurance],
             "model_digest": receipt.model_digest,
             "pcr0": receipt.pcr0.hex(),
-            "wash": dict(receipt.wash),
+            "wash": None if receipt.wash is None else dict(receipt.wash),
         }
 
 

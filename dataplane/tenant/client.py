@@ -23,7 +23,8 @@ from dataplane.protocol.affinity import affinity_tags, format_affinity
 from dataplane.protocol.envelope import RequestSealer
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import RID_BYTES, RequestHeader
-from dataplane.protocol.message import Receipt, RequestMessage
+from dataplane.protocol.message import RequestMessage
+from dataplane.protocol.receipt import Receipt
 from dataplane.tenant.affinity import canonical_prompt
 from dataplane.tenant.errors import BrokenStreamError, RequestError
 from dataplane.tenant.http import AttemptError, ClusterHttp, deadline_passed, from_problem

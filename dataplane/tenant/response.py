@@ -13,7 +13,8 @@ from opentelemetry.trace import Span, StatusCode
 from dataplane.mesh.deadline import Deadline
 from dataplane.protocol.envelope import Opened, ResponseOpener
 from dataplane.protocol.errors import MrgcError, OpenError
-from dataplane.protocol.message import Receipt, ResponseHead
+from dataplane.protocol.message import ResponseHead
+from dataplane.protocol.receipt import Receipt
 from dataplane.tenant.errors import BrokenStreamError, RequestError
 from observability import names
 from observability.tracing import Telemetry

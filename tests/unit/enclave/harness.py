@@ -26,7 +26,8 @@ from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import RequestHeader, encryption_context
 from dataplane.protocol.hop import HopHead, HopMessage, HopRequestOpener, HopTail
 from dataplane.protocol.link import LinkMessage, LinkType
-from dataplane.protocol.message import Receipt, RequestMessage, ResponseHead
+from dataplane.protocol.message import RequestMessage, ResponseHead
+from dataplane.protocol.receipt import Receipt
 from observability.tracing import Telemetry
 from stacks.local.nsm import SoftwareNsm
 from stacks.local.pki import Authority, create_nsm_root

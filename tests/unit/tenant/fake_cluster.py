@@ -18,7 +18,8 @@ from aiohttp import web
 from dataplane.protocol.envelope import RequestOpener, ResponseSealer
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import RequestHeader
-from dataplane.protocol.message import Receipt, RequestMessage, ResponseHead
+from dataplane.protocol.message import RequestMessage, ResponseHead
+from dataplane.protocol.receipt import Receipt
 from dataplane.tenant.client import TenantClient, wall_clock_ms
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession
