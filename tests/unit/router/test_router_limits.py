@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dataplane.protocol.errors import ProblemError, SettingsError
 from dataplane.router.limits import BURST_S, Lease, TenantLimits, TokenBucket
 from dataplane.router.replay import ReplayStore, RequestBody
-from dataplane.router.tenants import MAX_FILE_BYTES, TenantDirectory, Tenants, load_tenants
+from dataplane.router.tenants import MAX_FILE_BYTES, Tenant, TenantDirectory, Tenants, load_tenants
 from tests.unit.router.harness import API_KEY, KMS_KEY, write_tenants
 
 
