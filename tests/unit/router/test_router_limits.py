@@ -244,7 +244,9 @@ def many_tenants(count: int) -> Tenants:
 
     return Tenants(
         tuple(
-            Tenant(id=f"t-{number}", api_key_sha256=(digest(number), digest(-1 - number)), kms_keys=())
+            Tenant.model_validate(
+                {"id": f"t-{number}", "api_key_sha256": [digest(number), digest(-1 - number)], "kms_keys": []}
+            )
             for number in range(count)
         )
     )
