@@ -14,6 +14,7 @@ from dataplane.enclave.credentials import RelayedCredentials
 from dataplane.enclave.identity import read_identity
 from dataplane.enclave.kms import BotoKms
 from dataplane.enclave.nsm import Nsm
+from dataplane.enclave.nsm_gate import NsmGate
 from dataplane.enclave.server import EnclaveServer
 from dataplane.enclave.settings import EnclaveSettings
 from dataplane.mesh.lifecycle import Stop
@@ -48,10 +49,12 @@ async def serve_enclave(
     telemetry = Telemetry.relayed("enclave", region=identity.region, instance_id=identity.instance_id)
     bridge = LoopbackBridge(settings.kms_proxy_address, monotonic=monotonic)
     await bridge.start()
-    kms = BotoKms(nsm=nsm, credentials=credentials, region=identity.region, proxy_url=bridge.url)
+    # One module signs for both, one document at a time: data keys go first, whoever asks for documents.
+    gate = NsmGate(nsm)
+    kms = BotoKms(nsm=gate.first, credentials=credentials, region=identity.region, proxy_url=bridge.url)
     server = EnclaveServer(
         address=settings.enclave_listen_address,
-        nsm=nsm,
+        nsm=gate.later,
         identity=identity,
         kms=kms,
         credentials=credentials,

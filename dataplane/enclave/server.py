@@ -34,6 +34,7 @@ from dataplane.enclave.nsm import Nsm
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import SECRET_BYTES
 from dataplane.mesh.address import Address, start_server
+from dataplane.mesh.admission import Admission
 from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol.errors import AttestationError, LinkError, MrgcError, OpenError, ProblemError
 from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkType
@@ -61,6 +62,9 @@ the answer could be lost on its way through the proxy."""
 OVER_LIMIT = ProblemError("overloaded", "The enclave has as many connections as it takes.", retry_after_s=1)
 MIN_NONCE = 16
 MAX_NONCE = 64
+MAX_WAITING_ATTESTS = 1
+"""Documents that may wait while one is made; more are refused at once. The parent makes one serve all who ask, so two
+at a time are a parent that does otherwise, and the module is there for data keys (nsm_gate.py)."""
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +115,7 @@ class EnclaveServer:
             clock_ms=clock_ms,
             monotonic=monotonic,
         )
+        self._attests = Admission(max_in_flight=1, max_queue=MAX_WAITING_ATTESTS)
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -285,8 +290,9 @@ class EnclaveServer:
                 "malformed-envelope", f"An attestation's nonce is {MIN_NONCE} to {MAX_NONCE} bytes; send such a one."
             )
         try:
-            # The module's device blocks for milliseconds.
-            return await asyncio.to_thread(self._nsm.attest, nonce=nonce, user_data=None, public_key=None)
+            async with self._attests.slot(timeout_s=CALL_TIMEOUT_S):
+                # The module's device blocks for milliseconds.
+                return await asyncio.to_thread(self._nsm.attest, nonce=nonce, user_data=None, public_key=None)
         except ProblemError:
             raise
         except MrgcError as error:

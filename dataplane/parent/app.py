@@ -19,6 +19,7 @@ from dataplane.mesh.admission import Admission
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
 from dataplane.mesh.deadline import Deadline
 from dataplane.mesh.health import Health
+from dataplane.parent.attestations import PERIOD_S, SharedAttestations
 from dataplane.parent.calls import ATTEST_TIMEOUT_S, FAILURES, HostCalls
 from dataplane.parent.exposition import ParentMetrics
 from dataplane.parent.headers import CONTENT_TYPE, InferenceHeaders, read_inference_headers, read_nonce
@@ -26,6 +27,7 @@ from dataplane.parent.relay import ClientGone, Relay, StreamBroken, too_large
 from dataplane.parent.report import health_page, metrics_page
 from dataplane.parent.settings import ParentSettings
 from dataplane.parent.view import HostView
+from dataplane.protocol.attestation.nonces import NONCES_HEADER
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.suite import MAX_BODY_BYTES
 from observability import names
@@ -34,9 +36,8 @@ from observability.tracing import Telemetry, traceparent_of
 HOST_FAULTS = ("host-failed", "no-capacity", "deadline-exceeded")
 """Problems that count against this host's health; the others are the request's."""
 PROMETHEUS_TYPES = ("text/plain", "application/openmetrics-text")
-MAX_ATTESTATIONS = 4
-"""Attestation documents asked for at once: the NSM makes one at a time."""
-MAX_ATTESTATION_QUEUE = 32
+ATTESTATION_WAIT_S = PERIOD_S + ATTEST_TIMEOUT_S
+"""Longest wait for an attestation document: for the next one to be begun, and for it to be made."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,11 @@ class ParentPages:
     metrics: ParentMetrics
     telemetry: Telemetry
     monotonic: Callable[[], float] = time.monotonic
-    attestations: Admission = field(
-        default_factory=lambda: Admission(max_in_flight=MAX_ATTESTATIONS, max_queue=MAX_ATTESTATION_QUEUE)
-    )
+    attestations: SharedAttestations = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what is made of the other parts."""
+        self.attestations = SharedAttestations(self.calls.attest, monotonic=self.monotonic)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -65,6 +68,7 @@ class ParentPages:
         app.router.add_get("/health", self.health_report)
         app.router.add_get("/metrics", self.metrics_report)
         app.router.add_get("/attestation", self.attestation)
+        app.on_cleanup.append(self._close)
         return app
 
     async def inference(self, request: web.Request) -> web.StreamResponse:
@@ -136,6 +140,9 @@ class ParentPages:
         elif outcome == "aborted" or outcome in HOST_FAULTS:
             self.view.note_success(ok=False)
 
+    async def _close(self, _app: web.Application) -> None:
+        await self.attestations.close()
+
     async def health_report(self, _request: web.Request) -> web.Response:
         """`GET /health`: 200 when requests should come, 503 when not."""
         status = 200 if self.health.ready else 503
@@ -150,18 +157,21 @@ class ParentPages:
         return web.json_response(metrics_page(self.view, self.health))
 
     async def attestation(self, request: web.Request) -> web.Response:
-        """`GET /attestation?nonce=<hex>`: a fresh document of the enclave."""
+        """`GET /attestation?nonce=<hex>`: a fresh document of the enclave, which may serve other askers too."""
         nonce = read_nonce(request.query.get("nonce"))
-        async with self.attestations.slot(timeout_s=ATTEST_TIMEOUT_S):
-            try:
-                document = await self.calls.attest(nonce)
-            except ProblemError:
-                raise
-            except FAILURES:
-                raise ProblemError(
-                    "host-failed", "The host's enclave gave no attestation document.", retry_after_s=1
-                ) from None
-        return web.Response(body=document, content_type="application/cbor", headers={"Cache-Control": "no-store"})
+        try:
+            async with asyncio.timeout(ATTESTATION_WAIT_S):
+                shared = await self.attestations.document(nonce)
+        except ProblemError:
+            raise
+        except FAILURES:
+            raise ProblemError(
+                "host-failed", "The host's enclave gave no attestation document.", retry_after_s=1
+            ) from None
+        headers = {"Cache-Control": "no-store"}
+        if shared.nonces is not None:
+            headers[NONCES_HEADER] = shared.nonces
+        return web.Response(body=shared.document, content_type="application/cbor", headers=headers)
 
 
 class _HttpClient:

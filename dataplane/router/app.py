@@ -17,17 +17,20 @@ from dataplane.mesh.budget import RetryBudget
 from dataplane.mesh.tls import client_context, server_context
 from dataplane.protocol.errors import MrgcError, ProblemError
 from dataplane.registry.registry import Registry
+from dataplane.router.attestation import AttestationPage
+from dataplane.router.attestation_limits import AttestationLimits
 from dataplane.router.choose import WarmTable
 from dataplane.router.forward import Forwarder
+from dataplane.router.head import read_credentials, read_fields
 from dataplane.router.hosts import HostRefresher, HostTable
 from dataplane.router.inference import InferenceHandler
 from dataplane.router.limits import TenantLimits
 from dataplane.router.metrics import RouterMetrics
-from dataplane.router.pages import AttestationPage, health_page, hosts_page, metrics_page, models_page
+from dataplane.router.pages import health_page, hosts_page, metrics_page, models_page
 from dataplane.router.replay import ReplayStore
 from dataplane.router.server import RouterServer, problem_response
 from dataplane.router.settings import RouterSettings
-from dataplane.router.tenants import TenantDirectory
+from dataplane.router.tenants import Tenant, TenantDirectory
 from dataplane.router.upstream import make_session
 from observability.tracing import Telemetry
 
@@ -98,15 +101,18 @@ class Router:
         settings = self._settings
         self._session = make_session(connect_timeout_s=settings.connect_timeout_s, tls=self._hosts_tls)
         try:
+            self.server = RouterServer(
+                self._dispatch, max_connections=settings.max_connections, max_strangers=settings.max_strangers
+            )
             self._inference = self._make_inference()
             self._attestation = AttestationPage(
                 session=self._session,
                 hosts=self.hosts,
+                limits=AttestationLimits(now=self._monotonic()),
                 monotonic=self._monotonic,
                 randrange=self._randrange,
                 region=settings.mrgc_region,
             )
-            self.server = RouterServer(self._dispatch, max_connections=settings.max_connections)
             self._admin = RouterServer(self._dispatch_admin, max_connections=ADMIN_CONNECTIONS)
             self._bind_gauges()
             self.admin_port = await self._admin.listen(settings.admin_host, self.admin_port, tls=None)
@@ -198,6 +204,7 @@ class Router:
             write_stall_s=settings.write_stall_s,
             draining=lambda: self._draining,
             closing=lambda: self._closing,
+            prove=self.server.prove,
         )
 
     def _bind_gauges(self) -> None:
@@ -214,9 +221,10 @@ class Router:
             if page == ("GET", "/health"):
                 response = self._health()
             elif page == ("GET", "/models"):
-                response = models_page(request, self.tenants, self.hosts)
+                response = models_page(self._tenant_of(request), self.hosts)
             elif page == ("GET", "/attestation"):
-                response = await self._attestation.handle(request)
+                tenant = self._tenant_of(request) if "Authorization" in request.headers else None
+                response = await self._attestation.handle(request, tenant)
             else:
                 raise _not_found(request, "POST /inference, GET /attestation, GET /models, GET /health")
         except ProblemError as problem:
@@ -224,6 +232,12 @@ class Router:
         if self._draining or not request.content.is_eof():
             response.force_close()
         return response
+
+    def _tenant_of(self, request: web.BaseRequest) -> Tenant:
+        credentials = read_credentials(read_fields(request.raw_headers))
+        tenant = self.tenants.current.authenticate(credentials.tenant, credentials.api_key)
+        self.server.prove(request)
+        return tenant
 
     async def _dispatch_admin(self, request: web.BaseRequest) -> web.StreamResponse:
         page = (request.method, request.path)

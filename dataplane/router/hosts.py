@@ -204,6 +204,11 @@ class HostTable:
         now = self._monotonic()
         return [host.record for host in self._hosts.values() if self._routable(host, now)]
 
+    def routable_record(self, instance_id: str) -> HostRecord | None:
+        """Return the last report of one host, or None where it is not known or not routable."""
+        host = self._hosts.get(instance_id)
+        return host.record if host is not None and self._routable(host, self._monotonic()) else None
+
     def views(self) -> list[HostView]:
         """Return every host, routable or not, for people and dashboards."""
         now, now_ms = self._monotonic(), self._clock_ms()

@@ -64,8 +64,9 @@ class InferenceHandler:
         write_stall_s: float,
         draining: Callable[[], bool],
         closing: Callable[[], bool],
+        prove: Callable[[web.BaseRequest], None],
     ) -> None:
-        """Keep the parts."""
+        """Keep the parts; `prove` is told of every request whose API key was right."""
         self._tenants = tenants
         self._limits = limits
         self._admission = admission
@@ -80,6 +81,7 @@ class InferenceHandler:
         self._write_stall_s = write_stall_s
         self._draining = draining
         self._closing = closing
+        self._prove = prove
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document with the request's id on it."""
@@ -123,6 +125,7 @@ class InferenceHandler:
             raise ProblemError("no-capacity", "This router is shutting down; try again.", retry_after_s=1)
         credentials = read_credentials(fields)
         tenant = self._tenants.current.authenticate(credentials.tenant, credentials.api_key)
+        self._prove(request)
         route = read_route(fields)
         span.set_attribute(names.TENANT, tenant.id)
         span.set_attribute(names.MODEL_POOL, route.model)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from dataplane.mesh.address import is_loopback
 from dataplane.mesh.settings import Port, SidecarSettings
 from dataplane.registry.dynamodb import TABLE
+from dataplane.router.crowd import MAX_STRANGERS
 from dataplane.router.replay import BODY_IDLE_S, REPLAY_TOTAL_BYTES
 
 
@@ -32,6 +33,12 @@ class RouterSettings(SidecarSettings):
     registry_refresh_s: float = Field(1.0, ge=0.05, le=60, description="seconds from 0.05 to 60 between readings")
     max_in_flight: int = Field(4096, ge=1, le=100_000, description="requests at once, 1 to 100000")
     max_connections: int = Field(10_000, ge=1, le=1_000_000, description="connections at once, 1 to 1000000")
+    max_strangers: int = Field(
+        MAX_STRANGERS,
+        ge=1,
+        le=1_000_000,
+        description="connections of one address that have shown no API key, 1 to 1000000",
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="hosts tried for one request, 1 to 10")
     replay_total_bytes: int = Field(
         REPLAY_TOTAL_BYTES, ge=0, description="bytes kept for retries by all requests together"

@@ -16,14 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
-from aiohttp.typedefs import Handler
 
 from dataplane.mesh.address import is_loopback
 from dataplane.mesh.deadline import CAP_S, Deadline
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
+from dataplane.mesh.httpserver import HEAD_S, GuardedServer
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.suite import MAX_MESSAGE_BYTES
 from dataplane.tenant.client import Model, TenantClient, new_request_id
+from dataplane.tenant.decode import DecodeError, decode_body
 from dataplane.tenant.openai_errors import OpenAIError, openai_error
 from dataplane.tenant.sse import DoneGate
 
@@ -39,7 +40,22 @@ SHUTDOWN_S = 5.0
 """How long requests may finish when the proxy stops."""
 MODEL_OWNER = "mrgc"
 
+METHOD_NOT_ALLOWED = 405
+
 _ID = web.RequestKey("id", str)
+_MODEL = "/v1/models/"
+_PAGES = {
+    "/v1/chat/completions": "POST",
+    "/v1/completions": "POST",
+    "/v1/embeddings": "POST",
+    "/v1/models": "GET",
+    "/health": "GET",
+}
+_MALFORMED_BODY = OpenAIError(
+    status=400,
+    code="malformed-request",
+    message="The body's framing is broken; send as many bytes as Content-Length says, or well-formed chunks.",
+)
 
 
 class TenantProxy:
@@ -55,6 +71,7 @@ class TenantProxy:
         allow_remote: bool = False,
         deadline_s: float = CAP_S,
         body_s: float = BODY_S,
+        head_s: float = HEAD_S,
     ) -> None:
         if not is_loopback(host) and not allow_remote:
             raise SettingsError(
@@ -69,26 +86,17 @@ class TenantProxy:
         self._local_api_key = local_api_key
         self._deadline_s = deadline_s
         self._body_s = body_s
-        self._runner: web.AppRunner | None = None
+        self._head_s = head_s
+        self._runner: web.ServerRunner | None = None
         self.url = ""
 
     async def start(self) -> None:
         """Listen; SettingsError when the address is taken or cannot be bound."""
-        app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[self._shape_errors, self._admit])
-        app.add_routes(
-            [
-                web.post("/v1/chat/completions", self._infer),
-                web.post("/v1/completions", self._infer),
-                web.post("/v1/embeddings", self._infer),
-                web.get("/v1/models", self._models),
-                web.get("/v1/models/{id:.+}", self._model),
-                web.get("/health", _health),
-            ]
-        )
         # A client that goes away cancels its handler, and so the request at the host.
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
+        server = GuardedServer(
+            self._answer, malformed=_malformed, failed=_failed, head_s=self._head_s, max_body_bytes=MAX_MESSAGE_BYTES
         )
+        self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         try:
@@ -108,49 +116,76 @@ class TenantProxy:
             await self._runner.cleanup()
             self._runner = None
 
-    @web.middleware
-    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._local_api_key is None:
-            names = [urlsplit(f"//{request.host}").hostname or ""]
-            if origin := request.headers.get("Origin"):
-                names.append(urlsplit(origin).hostname or "")
-            if not all(is_loopback(name) for name in names):
-                raise _Refusal(403, "not-local", "Only pages and programs of this machine may use this endpoint.")
-        else:
-            given = request.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(given, f"Bearer {self._local_api_key}".encode()):
-                raise _Refusal(401, "invalid_api_key", "The local API key is missing or wrong; give the proxy's own.")
-        return await handler(request)
-
-    @web.middleware
-    async def _shape_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every refusal has OpenAI's shape."""
         request[_ID] = _request_id(request)
+        broken = False
         try:
-            return await handler(request)
-        except _Refusal as refusal:
+            self._admit(request)
+            return await self._route(request)
+        except (_Refusal, DecodeError) as refusal:
             error = refusal.error
         except web.HTTPRequestEntityTooLarge:
             error = OpenAIError(
                 status=413, code="too-large", message=f"The request is over {MAX_MESSAGE_BYTES} bytes; send less."
             )
-        except web.HTTPException as http:
-            text = f"{request.method} {request.path} is not served here; see docs/tenant.md for what is."
-            error = OpenAIError(status=http.status, code="not-found", message=text)
+        except web.RequestPayloadError:
+            # Its text quotes the body.
+            logger.warning("request %s was refused: its body's framing is broken", request[_ID])
+            error, broken = _MALFORMED_BODY, True
         except MrgcError as failure:
             error = openai_error(failure)
             logger.info("request %s failed: %s", request[_ID], error.code)
-        return web.Response(
+        response = web.Response(
             status=error.status, body=error.body(), headers=error.headers() | {"x-request-id": request[_ID]}
         )
+        if error.status == METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = _PAGES.get(request.path, "GET")
+        if broken or not request.content.is_eof():
+            # Nothing that follows may be taken for a request, and the rest of a refused body is not worth reading.
+            response.force_close()
+        return response
 
-    async def _infer(self, request: web.Request) -> web.StreamResponse:
+    def _admit(self, request: web.BaseRequest) -> None:
+        """Let in local programs, or whoever has the local API key; raises `_Refusal`."""
+        if self._local_api_key is None:
+            if not all(is_loopback(name) for name in _named_hosts(request)):
+                raise _Refusal(403, "not-local", "Only pages and programs of this machine may use this endpoint.")
+        else:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, f"Bearer {self._local_api_key}".encode()):
+                raise _Refusal(401, "invalid_api_key", "The local API key is missing or wrong; give the proxy's own.")
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        page = (request.method, request.path)
+        if request.method == "POST" and _PAGES.get(request.path) == "POST":
+            return await self._infer(request)
+        if page == ("GET", "/v1/models"):
+            return await self._models()
+        if page == ("GET", "/health"):
+            return web.json_response({"status": "ok"})
+        wanted = request.path.removeprefix(_MODEL)
+        one_model = wanted and request.path.startswith(_MODEL)
+        if one_model and request.method == "GET":
+            return await self._model(wanted)
+        known = one_model or request.path in _PAGES
+        # The path may be anything, so it is not repeated.
+        raise _Refusal(
+            METHOD_NOT_ALLOWED if known else 404,
+            "not-found",
+            "This is not served here; see docs/tenant.md for what is.",
+        )
+
+    async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             async with asyncio.timeout(self._body_s):
-                body = await request.read()
+                sent = await request.read()
         except TimeoutError:
             raise _Refusal(
                 408, "body-timeout", f"The request's body was not whole within {self._body_s:g} s; send it faster."
             ) from None
+        coding = ", ".join(request.headers.getall("Content-Encoding", []))
+        body = decode_body(sent, coding, limit=MAX_MESSAGE_BYTES)
         model, stream = _model_and_stream(body)
         deadline = Deadline.from_header(
             request.headers.get(DEADLINE_HEADER),
@@ -181,7 +216,7 @@ class TenantProxy:
             },
         )
 
-    async def _stream(self, request: web.Request, body: bytes, arguments: dict[str, Any]) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, body: bytes, arguments: dict[str, Any]) -> web.StreamResponse:
         async with self._client.infer(request.path, body, **arguments) as upstream:
             response = web.StreamResponse(
                 status=upstream.status,
@@ -213,12 +248,11 @@ class TenantProxy:
                 raise
             return response
 
-    async def _models(self, _request: web.Request) -> web.Response:
+    async def _models(self) -> web.Response:
         models = await self._client.models()
         return web.json_response({"object": "list", "data": [_model_object(model) for model in models]})
 
-    async def _model(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["id"]
+    async def _model(self, wanted: str) -> web.Response:
         for model in await self._client.models():
             if model.id == wanted:
                 return web.json_response(_model_object(model))
@@ -235,8 +269,35 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.error = OpenAIError(status=status, code=code, message=message, param=param)
 
 
-async def _health(_request: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
+def _malformed(what: str) -> web.Response:
+    error = OpenAIError(
+        status=400,
+        code="malformed-request",
+        message=f"The bytes sent are no acceptable HTTP/1.1 request ({what}); check length and framing headers.",
+    )
+    return web.Response(status=error.status, body=error.body(), headers=error.headers())
+
+
+def _failed() -> web.Response:
+    error = OpenAIError(status=500, code="proxy-failed", message="The proxy failed; this is a bug in it.")
+    return web.Response(status=error.status, body=error.body(), headers=error.headers())
+
+
+def _named_hosts(request: web.BaseRequest) -> list[str]:
+    """The hosts that Host and Origin name, "" for one that names none; `_Refusal` for what is neither."""
+    names = []
+    for header, value in (("Host", f"//{request.host}"), ("Origin", request.headers.get("Origin"))):
+        if not value:
+            continue
+        try:
+            names.append(urlsplit(value).hostname or "")
+        except ValueError:
+            raise _Refusal(
+                400, "malformed-request", f"The header {header} is no host name; send a valid one."
+            ) from None
+    if len(request.headers.getall("Host", [])) > 1:
+        raise _Refusal(400, "malformed-request", "The header Host was given twice; send it once.")
+    return names
 
 
 def _model_object(model: Model) -> dict[str, Any]:
@@ -264,13 +325,13 @@ def _model_and_stream(body: bytes) -> tuple[str, bool]:
     return model, document.get("stream") is True
 
 
-def _request_id(request: web.Request) -> str:
+def _request_id(request: web.BaseRequest) -> str:
     given = request.headers.get("X-Request-ID", "")
     usable = 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable()
     return given if usable else new_request_id()
 
 
-def _cut(request: web.Request) -> None:
+def _cut(request: web.BaseRequest) -> None:
     """End the connection so that nobody takes the stream for whole.
 
     Over HTTP/1.1 the last chunk is missing. HTTP/1.0 has no chunks, and only a reset tells an end from a cut.

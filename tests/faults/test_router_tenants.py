@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.mesh.httpserver import HEAD_S, KEEPALIVE_S
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.registry.memory import MemoryRegistry
 from dataplane.router.app import Router
@@ -161,15 +162,75 @@ async def test_one_connection_carries_many_requests(tmp_path: Path) -> None:
         assert len(parent.exchanges) == 8, "no request was lost or doubled"
 
 
-async def test_connections_over_the_limit_are_cut(tmp_path: Path) -> None:
-    async with FakeParent() as parent, running(tmp_path, parent, max_connections=1) as router, router.client() as kept:
-        await kept.send(head(content_length=str(len(ENVELOPE))) + ENVELOPE)
-        assert (await kept.reply()).status == 200, "the first is served"
+async def test_an_idle_connection_makes_room_for_one_that_has_something_to_say(tmp_path: Path) -> None:
+    async with FakeParent() as parent, running(tmp_path, parent, max_connections=1) as router, router.client() as idle:
+        await idle.send(head(content_length=str(len(ENVELOPE))) + ENVELOPE)
+        assert (await idle.reply()).status == 200, "the first is served"
+        assert (await router.infer()).status == 200, "and so is the next, over the limit"
+        with contextlib.suppress(ConnectionError):  # cut with a reset or without, as the kernel likes
+            assert await asyncio.wait_for(idle.reader.read(), 5) == b"", "the idle one had to go"
+        assert router.router.server.refused_connections == 1, "and is counted"
+
+
+async def test_a_connection_in_use_is_never_cut_for_another(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def hold(exchange: Exchange) -> None:
+        await release.wait()
+        await exchange.answer()
+
+    async with FakeParent(hold) as parent, running(tmp_path, parent, max_connections=1) as router:
+        asked = asyncio.create_task(router.infer())
+        await asyncio.wait_for(parent.arrived.wait(), 5)
         async with router.client() as surplus:
-            with contextlib.suppress(ConnectionError):  # cut with a reset or without, as the kernel likes
-                assert await asyncio.wait_for(surplus.reader.read(), 5) == b"", "the second hears nothing"
-        await kept.send(head(content_length=str(len(ENVELOPE))) + ENVELOPE)
-        assert (await kept.reply()).status == 200, "and the first is not disturbed"
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(surplus.reader.read(), 5) == b"", "the surplus hears nothing"
+        release.set()
+        assert (await asked).status == 200, "and the first is not disturbed"
+
+
+async def test_half_sent_heads_of_one_address_drive_out_only_each_other(tmp_path: Path) -> None:
+    async with (
+        FakeParent() as parent,
+        running(tmp_path, parent, max_connections=20, max_strangers=5) as router,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(40):
+            half = await stack.enter_async_context(router.client())
+            await half.send(b"POST /inference HTTP/1.1\r\nHost: ro")
+            assert (await router.infer()).status == 200, "a tenant is served meanwhile, from the same address"
+        assert len(router.router.server.connections) <= 5 + 1, "strangers of one address are bounded"
+        assert router.router.server.refused_connections >= 40 - 5, "the oldest had to go"
+
+
+async def test_a_head_that_does_not_come_is_given_up_long_before_the_keepalive_ends(tmp_path: Path) -> None:
+    assert HEAD_S <= 10 < KEEPALIVE_S, "a connection without a head is not worth an idle one's time"
+    async with FakeParent() as parent, running(tmp_path, parent) as router:
+        router.router.server.head_s = 0.1
+        async with router.client() as silent, router.client() as half, router.client() as slow, router.client() as kept:
+            await half.send(b"POST /inference HTTP/1.1\r\nHost: ro")
+            await kept.send(head("GET", "/models"))
+            assert (await kept.reply()).status == 200, "a whole head is answered"
+            await kept.send(b"GET /models HTTP/1.1\r\nHost: ro")
+            for byte in b"GET /":
+                with contextlib.suppress(ConnectionError):
+                    await slow.send(bytes([byte]))
+                await asyncio.sleep(0.03)
+            for what, client in (("silent", silent), ("half", half), ("a byte at a time", slow), ("later", kept)):
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(client.reader.read(), 5) == b"", what
+            assert router.router.server.late_heads == 4, "each is counted"
+            assert (await router.infer()).status == 200, "and others are served"
+
+
+async def test_a_connection_that_is_idle_between_two_requests_is_kept(tmp_path: Path) -> None:
+    async with FakeParent() as parent, running(tmp_path, parent) as router:
+        router.router.server.head_s = 0.05
+        async with router.client() as kept:
+            for _ in range(3):
+                await kept.send(head("GET", "/models"))
+                assert (await kept.reply()).status == 200, "the time for a head runs from its first byte"
+                await asyncio.sleep(0.1)
 
 
 async def test_a_drain_says_not_ready_first_finishes_what_it_has_and_then_refuses(tmp_path: Path) -> None:

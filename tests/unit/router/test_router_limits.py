@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dataplane.protocol.errors import ProblemError, SettingsError
 from dataplane.router.limits import BURST_S, Lease, TenantLimits, TokenBucket
 from dataplane.router.replay import ReplayStore, RequestBody
-from dataplane.router.tenants import MAX_FILE_BYTES, TenantDirectory, Tenants, load_tenants
+from dataplane.router.tenants import MAX_FILE_BYTES, Tenant, TenantDirectory, Tenants, load_tenants
 from tests.unit.router.harness import API_KEY, KMS_KEY, write_tenants
 
 
@@ -236,3 +236,54 @@ async def test_a_bad_body_is_the_tenants_fault(pieces: list[bytes | Exception], 
     assert "secret" not in caught.value.detail, "and repeats nothing of it"
     with pytest.raises(ProblemError):
         await collect(body.stream(), most=9)
+
+
+def many_tenants(count: int) -> Tenants:
+    def digest(number: int) -> str:
+        return hashlib.sha256(f"key-{number}".encode()).hexdigest()
+
+    return Tenants(
+        tuple(
+            Tenant.model_validate(
+                {"id": f"t-{number}", "api_key_sha256": [digest(number), digest(-1 - number)], "kms_keys": []}
+            )
+            for number in range(count)
+        )
+    )
+
+
+class CountingHashes(dict[str, Tenant]):
+    """An index that counts how often a stored hash is looked at."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looks += 1
+        return super().get(key, default)
+
+    def __iter__(self) -> Any:
+        self.looks += len(self)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("name", [None, "t-1", "nobody"])
+@pytest.mark.parametrize("key", ["wrong", "key-2999"])
+def test_a_key_is_looked_up_once_however_many_tenants_there_are(name: str | None, key: str) -> None:
+    tenants = many_tenants(3_000)
+    index = CountingHashes(tenants._by_digest)
+    tenants._by_digest = index
+    if key == "wrong" or name is not None:
+        with pytest.raises(ProblemError) as caught:
+            tenants.authenticate(name, key)
+        assert caught.value.code == "unauthenticated", "one refusal, whatever was wrong"
+    else:
+        assert tenants.authenticate(name, key).id == "t-2999", "the key alone says whose it is"
+    assert index.looks == 1, "one look, and no walk over everybody's hashes"
+
+
+def test_each_of_a_tenants_keys_is_taken_and_no_other_tenants() -> None:
+    tenants = many_tenants(10)
+    for key in ("key-3", "key--4"):
+        assert tenants.authenticate("t-3", key).id == "t-3", "two while one is rotated"
+        with pytest.raises(ProblemError):
+            tenants.authenticate("t-4", key)
