@@ -205,6 +205,12 @@ class EnvelopeOpener(Generic[HeaderT]):
         elif not self._buffer.complete:
             self._fail("malformed-envelope", f"the body ends after {self._received} bytes, before the final frame")
 
+    def drop(self) -> None:
+        """Let go of every byte that is held, opened or not: the request is over, or its message is somebody else's."""
+        self._head, self._data, self._message = bytearray(), bytearray(), None
+        if self._buffer is not None:
+            self._buffer.drop()
+
     @property
     def th(self) -> bytes:
         """SHA-256 of all request frames; `FrameError` before the message is complete."""

@@ -159,6 +159,11 @@ class FrameBuffer:
         """Whether the final frame has arrived whole (it may still wait to be taken)."""
         return self._final and self._checked == len(self._buffer)
 
+    def drop(self) -> None:
+        """Forget the bytes held."""
+        self._checked -= len(self._buffer)
+        self._buffer = bytearray()
+
     def feed(self, data: bytes) -> None:
         """Add bytes; `FrameError` at the first head that can't be right and at any byte after the final frame.
 
