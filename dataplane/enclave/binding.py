@@ -24,6 +24,9 @@ CHALLENGE_BYTES = 32
 MAX_ANSWER_BYTES = MAX_DOCUMENT_BYTES + 512
 """A document, 80 bytes of keys and digests, a time, and the map around them."""
 
+ANSWER_ITEMS = 1 + 2 * 5
+"""The map and its five members."""
+
 PUBLIC_KEY_BYTES = 32
 EPOCH_BYTES = 16
 DIGEST_BYTES = 32
@@ -96,7 +99,7 @@ def judge_answer(
 
 def _read(answer: bytes) -> dict[str, Any]:
     try:
-        fields = cbor.decode_map(answer, max_bytes=MAX_ANSWER_BYTES)
+        fields = cbor.decode_map(answer, max_bytes=MAX_ANSWER_BYTES, max_items=ANSWER_ITEMS, max_depth=1)
     except cbor.CborError as error:
         raise BindingError(f"The worker's answer to the challenge can't be read: {error}.") from None
     if fields.keys() != _KEYS:

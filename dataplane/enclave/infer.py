@@ -7,6 +7,7 @@ response; what fails of the host is a problem while nothing has been sent, and a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,12 +26,12 @@ from dataplane.enclave.memory import ByteBudget, Reservation
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
 from dataplane.mesh.linkio import LinkStream
-from dataplane.protocol.envelope import RequestOpener, ResponseOpener
+from dataplane.protocol.envelope import Opened, RequestOpener, ResponseOpener
 from dataplane.protocol.errors import PROBLEMS, LinkError, OpenError, ProblemError
 from dataplane.protocol.header import IAT_MAX_AGE_MS, RequestHeader
 from dataplane.protocol.hop import HopHead, HopMessage, HopTail, seal_hop
 from dataplane.protocol.link import LinkMessage, LinkType
-from dataplane.protocol.message import MessageError, RequestMessage, ResponseHead
+from dataplane.protocol.message import MessageError, ResponseHead
 from dataplane.protocol.receipt import Receipt
 from observability import names
 from observability.tracing import Telemetry, traceparent_of
@@ -40,6 +41,9 @@ BODY_STALL_S = 30.0
 
 HOP_END_S = 2.0
 """How long the worker's HOP_END may follow its final frame; the frame is what counts."""
+
+HOP_SLICE_BYTES = 16 * 1024
+"""Bytes of the worker's answer opened between two turns of the loop: 655 of the smallest frames, 3 ms."""
 
 RETRY_AFTER_S = 1
 HOP_CODES = frozenset({"host-failed", "overloaded", "no-capacity", "unknown-model-pool", "deadline-exceeded"})
@@ -114,12 +118,13 @@ class Inference:
             )
             answer = self._answer = Answer(self._link, self._opener, monotonic=self._state.monotonic)
             try:
-                request = read_message(self._opener.message() or b"")
+                hop = await self._ask_worker(header, worker, span, reservation)
             except MessageError as error:
                 await self._refuse(answer, worker, error)
                 return
-            hop = await self._ask_worker(header, request, worker, span)
         finally:
+            # Together: what is not accounted any more must not be held any more, however the request ended.
+            self._opener.drop()
             reservation.close()
         with self._state.telemetry.span(names.ENCLAVE_SEAL, parent=span) as sealing:
             await self._relay(hop, answer)
@@ -133,7 +138,6 @@ class Inference:
         worker: WorkerBinding | None = None
         received = 0
         while (data := await self._body()) is not None:
-            reservation.add(len(data))
             received += len(data)
             opener.feed(data)
             if worker is None and opener.header is not None:
@@ -143,6 +147,7 @@ class Inference:
                 )
                 if held is not None:
                     opener.unlock(held)
+            reservation.hold(opener.held_bytes)
         opener.finish()
         header = opener.header
         if header is None or worker is None:
@@ -150,7 +155,9 @@ class Inference:
         span.set_attribute(names.CIPHERTEXT_BYTES, received)
         span.set_attribute(names.CACHED_KEY, opener.unlocked)
         if not opener.unlocked:
-            opener.unlock(await self._fetch_key(header, span))
+            for _ in opener.unlocking(await self._fetch_key(header, span)):
+                await asyncio.sleep(0)
+            reservation.hold(opener.held_bytes)
         if opener.message() is None:
             raise ProblemError("malformed-envelope", "The body ends before the final frame.")
         # Only now is it known that the tenant made this message: whoever lacks the key can't fill the window.
@@ -195,12 +202,27 @@ class Inference:
     # To the worker and back.
 
     async def _ask_worker(
-        self, header: RequestHeader, request: RequestMessage, worker: WorkerBinding, span: Span
+        self, header: RequestHeader, worker: WorkerBinding, span: Span, reservation: Reservation
     ) -> ResponseOpener:
-        """Seal the request to the worker and send it; return what opens the answer."""
-        state = self._state
+        """Seal the request to the worker and send it; return what opens the answer.
+
+        Nothing of the plaintext is left when it returns: the message lives in here, and a stream holds none of it
+        while its answer is relayed. Raises `MessageError` for a message that no engine should see.
+        """
+        message = self._hop_message(header, span)
+        reservation.hold(len(message))
         _, sealer = seal_hop(worker.public_key, worker.epoch, worker.config_digest, header.rid, pad=header.pad)
-        message = HopMessage(
+        await self._send_hop(sealer.prefix())
+        for frame in sealer.seal_message(message):
+            await self._send_hop(frame)
+        await self._link.send(LinkType.HOP_END, timeout_s=WRITE_STALL_S)
+        return sealer.response_opener()
+
+    def _hop_message(self, header: RequestHeader, span: Span) -> bytes:
+        """Turn the tenant's message into the worker's, encoded; the opener lets go of its own."""
+        state = self._state
+        request = read_message(self._opener.take_message() or b"")
+        return HopMessage(
             path=request.path,
             body=request.body,
             model=header.model,
@@ -208,12 +230,7 @@ class Inference:
             priority=0,
             deadline_ms=max(0, int((self._ends_s - state.monotonic()) * 1000)),
             traceparent=traceparent_of(span) or None,
-        )
-        await self._send_hop(sealer.prefix())
-        for frame in sealer.seal_message(message.encode()):
-            await self._send_hop(frame)
-        await self._link.send(LinkType.HOP_END, timeout_s=WRITE_STALL_S)
-        return sealer.response_opener()
+        ).encode()
 
     async def _send_hop(self, data: bytes) -> None:
         await self._link.send(LinkType.HOP_DATA, data, timeout_s=WRITE_STALL_S)
@@ -228,21 +245,29 @@ class Inference:
                 await answer.flush()
                 continue
             ended = self._hop_ended(message, hop)
-            for opened in () if ended else hop.feed(message.payload):
-                if digest is None and not opened.final:
-                    head = HopHead.decode(opened.data)
-                    digest = head.model_digest
-                    answer.head(ResponseHead(status=head.status, content_type=head.content_type))
-                elif not opened.final:
-                    await answer.body(opened.data)
-                elif digest is None:
-                    raise OpenError("the worker's answer has a tail and no head")
-                else:
-                    tail = HopTail.decode(opened.data)
-                    await answer.finish(self._receipt(digest, tail.wash))
+            payload = b"" if ended else message.payload
+            for start in range(0, len(payload), HOP_SLICE_BYTES):
+                if start:
+                    await asyncio.sleep(0)
+                for opened in hop.feed(payload[start : start + HOP_SLICE_BYTES]):
+                    digest = await self._pass_on(opened, digest, answer)
         if not ended:
             # Nothing depends on it; left unread, it would make the close look like a break to the parent.
             await self._inbound.next(HOP_END_S)
+
+    async def _pass_on(self, opened: Opened, digest: str | None, answer: Answer) -> str:
+        """Seal one frame's data to the tenant; return the model digest that the answer's head named."""
+        if digest is None and not opened.final:
+            head = HopHead.decode(opened.data)
+            answer.head(ResponseHead(status=head.status, content_type=head.content_type))
+            return head.model_digest
+        if digest is None:
+            raise OpenError("the worker's answer has a tail and no head")
+        if opened.final:
+            await answer.finish(self._receipt(digest, HopTail.decode(opened.data).wash))
+        else:
+            await answer.body(opened.data)
+        return digest
 
     def _hop_ended(self, message: LinkMessage, hop: ResponseOpener) -> bool:
         """Say whether the worker's answer is over; raises for an answer that is cut or refused."""

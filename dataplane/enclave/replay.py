@@ -22,6 +22,9 @@ MAX_SHARE = 0.5
 RETRY_AFTER_S = 5
 """What a refused tenant is told: entries lapse steadily, and another host may have room at once."""
 
+SWEEP_ENTRIES = 2048
+"""Lapsed entries dropped in one go, 1 ms: a second's bucket can hold half the window, and the loop waits for none."""
+
 _BUCKET_MS = 1000
 
 
@@ -48,7 +51,7 @@ class ReplayWindow:
         this window was ever told (a clock set back must not bring old requests to life), `overloaded` when the window
         is full, `tenant-over-limit` when the tenant's share is.
         """
-        self._sweep(now_ms)
+        self.sweep(now_ms)
         key = _key(tenant, rid)
         if key in self._seen:
             raise ProblemError(
@@ -75,16 +78,30 @@ class ReplayWindow:
         self._per_tenant[tenant] += 1
         self._buckets.setdefault(-(-expires_ms // _BUCKET_MS), []).append(key)
 
-    def _sweep(self, now_ms: int) -> None:
-        """Forget what has lapsed: whole seconds at once, at most some hundred buckets to look at."""
+    def sweep(self, now_ms: int) -> bool:
+        """Forget `SWEEP_ENTRIES` of what has lapsed, the oldest first; say whether more of it is left.
+
+        Every request sweeps more than it adds. A lapsed entry that is still there keeps a place until then, and its
+        copy is refused as `replayed` instead of `expired`.
+        """
         self._now_ms = max(self._now_ms, now_ms)
         horizon = self._now_ms // _BUCKET_MS
-        for second in [second for second in self._buckets if second <= horizon]:
-            for key in self._buckets.pop(second):
+        left = SWEEP_ENTRIES
+        for second in sorted(second for second in self._buckets if second <= horizon):
+            bucket = self._buckets[second]
+            for key in bucket[-left:]:
                 tenant = self._seen.pop(key)
                 self._per_tenant[tenant] -= 1
                 if not self._per_tenant[tenant]:
                     del self._per_tenant[tenant]
+            if len(bucket) > left:
+                del bucket[-left:]
+                return True
+            left -= len(bucket)
+            del self._buckets[second]
+            if not left:
+                return any(second <= horizon for second in self._buckets)
+        return False
 
 
 def _key(tenant: str, rid: bytes) -> bytes:

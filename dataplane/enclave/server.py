@@ -59,6 +59,9 @@ LINGER_S = 2.0
 """How long a connection that was answered is read on, unheeded: closing a socket with unread bytes would reset it, and
 the answer could be lost on its way through the proxy."""
 
+FORGET_PERIOD_S = 1.0
+"""How often lapsed entries of the replay window are dropped without a request asking: its buckets are seconds."""
+
 OVER_LIMIT = ProblemError("overloaded", "The enclave has as many connections as it takes.", retry_after_s=1)
 MIN_NONCE = 16
 MAX_NONCE = 64
@@ -117,13 +120,16 @@ class EnclaveServer:
         )
         self._attests = Admission(max_in_flight=1, max_queue=MAX_WAITING_ATTESTS)
         self._server: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweepers: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen; raises `AddressError`."""
         self._server = await start_server(self._accept, self._address)
-        self._sweeper = asyncio.create_task(self.state.keyring.sweep(), name="enclave.sweep")
+        self._sweepers = [
+            asyncio.create_task(self.state.keyring.sweep(), name="enclave.sweep"),
+            asyncio.create_task(self._forget(), name="enclave.forget"),
+        ]
 
     async def close(self, *, drain_s: float) -> None:
         """Accept no more, give requests `drain_s` seconds, cancel the rest, forget every key."""
@@ -131,7 +137,7 @@ class EnclaveServer:
             self._server.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=drain_s)
-        owned = [*self._tasks, *([self._sweeper] if self._sweeper is not None else [])]
+        owned = [*self._tasks, *self._sweepers]
         for task in owned:
             task.cancel()
         await asyncio.gather(*owned, return_exceptions=True)
@@ -141,6 +147,15 @@ class EnclaveServer:
     def connections(self) -> int:
         """Connections open now."""
         return len(self._tasks)
+
+    async def _forget(self) -> None:
+        """Drop what has lapsed of the replay window, slice by slice; runs until cancelled."""
+        while True:
+            await asyncio.sleep(FORGET_PERIOD_S)
+            more = True
+            while more:
+                more = self.state.replay.sweep(self._clock_ms())
+                await asyncio.sleep(0)
 
     # One connection.
 
@@ -217,6 +232,8 @@ class EnclaveServer:
                 async with asyncio.timeout(limit_s):
                     await inference.run(span)
             except ProblemError as error:
+                # Without its traceback, whose frames would hold the message for as long as the connection lingers.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
                 problem = error
             except TimeoutError:
                 problem = ProblemError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -34,7 +33,6 @@ class LinkStream:
         self._reader = reader
         self._writer = writer
         self._decoder = LinkDecoder()
-        self._ready: deque[LinkMessage] = deque()
 
     async def send(self, kind: LinkType, content: bytes | Mapping[str, object] = b"", *, timeout_s: float) -> None:
         """Send bytes or a CBOR map and wait until the connection has room again.
@@ -63,21 +61,23 @@ class LinkStream:
         Raises `LinkTimeoutError` after `timeout_s` seconds without a whole message (nothing is lost; `receive` may be
         called again), `LinkError` for bytes that are no message, an end within one, and a broken connection.
         """
-        if self._ready:
-            return self._ready.popleft()
+        message = self._decoder.next()
+        if message is not None:
+            return message
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._ready:
+                while message is None:
                     data = await self._reader.read(READ_BYTES)
                     if not data:
                         self._check_end()
                         return None
-                    self._ready.extend(self._decoder.feed(data))
+                    self._decoder.add(data)
+                    message = self._decoder.next()
         except TimeoutError:
             raise LinkTimeoutError(f"the host link's peer sent nothing for {timeout_s:g} s") from None
         except OSError as error:
             raise LinkError(f"the host link broke while receiving ({type(error).__name__})") from error
-        return self._ready.popleft()
+        return message
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let written bytes leave, then close; aborts when the peer does not take them within `timeout_s`."""
@@ -104,7 +104,6 @@ class LinkStream:
 
     def _check_end(self) -> None:
         """Raise `LinkError` unless the stream may end here."""
-        self._decoder.feed(b"")  # raises a fault that the decoder kept back behind the last good message
         if not self._decoder.empty:
             raise LinkError("the host link ended within a message")
 

@@ -1,7 +1,6 @@
-"""Envelopes, both roles and both directions, sans-IO: bytes in, bytes out, in pieces of any size.
+"""Request envelopes, both roles, sans-IO: bytes in, bytes out, in pieces of any size. The answers are in response.py.
 
     request  = magic || u8 1 || u32 len(H) || H || frame*
-    response = magic || u8 1 || rs(32) || frame*
 
 Every class is parametrised by a `Suite`, so the worker hop (hop.py) is the same code with other labels.
 """
@@ -10,14 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
-from dataplane.protocol.errors import OpenError, ProblemError
-from dataplane.protocol.frames import MAX_FRAME_DATA, FrameBuffer, FrameError, FrameOpener, FrameSealer
+from dataplane.protocol.errors import ProblemError
+from dataplane.protocol.frames import (
+    MAX_FRAME_DATA,
+    FrameBuffer,
+    FrameError,
+    FrameOpener,
+    FrameSealer,
+    TooManyFramesError,
+)
 from dataplane.protocol.header import RequestHeader
-from dataplane.protocol.keys import SALT_BYTES, KeySchedule
-from dataplane.protocol.suite import MAX_BODY_BYTES, TENANT_SUITE, VERSION, Suite
+from dataplane.protocol.keys import KeySchedule
+from dataplane.protocol.response import Opened, ResponseOpener, ResponseSealer
+from dataplane.protocol.suite import MAX_BODY_BYTES, MAX_REQUEST_FRAMES, TENANT_SUITE, VERSION, Suite
 
 __all__ = [
     "DEFAULT_FRAME_BYTES",
@@ -32,6 +38,9 @@ __all__ = [
 
 DEFAULT_FRAME_BYTES: Final = 16_384
 """Data per request frame: 64 frames for the largest message, 0.13 % overhead without padding."""
+
+SLICE_BYTES: Final = 64 * 1024
+"""Frame bytes that `unlocking` opens in one go: 2,621 of the smallest frames, 5 ms."""
 
 _LENGTH_BYTES: Final = 4
 
@@ -121,6 +130,7 @@ class EnvelopeOpener(Generic[HeaderT]):
         self._transcript = hashlib.sha256()
         self._data = bytearray()
         self._message: bytes | None = None
+        self._transcript_hash: bytes | None = None
         self._error: ProblemError | None = None
 
     @property
@@ -154,17 +164,36 @@ class EnvelopeOpener(Generic[HeaderT]):
 
     def unlock(self, cek: bytes) -> None:
         """Give the 32-byte secret; frames that wait are opened now, later ones as they come."""
+        for _ in self.unlocking(cek):
+            pass
+
+    def unlocking(self, cek: bytes) -> Iterator[None]:
+        """Give the 32-byte secret and open the frames that wait, `SLICE_BYTES` between two yields.
+
+        For an event loop: whoever has to open up to `suite.max_body_bytes` lets others run in between, feeds nothing
+        meanwhile, and goes through to the end.
+        """
         self._raise_again()
         if self._header is None or self._frames is not None:
             raise FrameError("unlock is called once, after the header has arrived")
         self._schedule = KeySchedule(self._suite, self._prefix, cek)
         self._frames = FrameOpener(self._schedule.request(), self._schedule.header_hash, self._header.pad)
-        self._open_frames()
+        while self._open_frames(SLICE_BYTES):
+            yield
 
     def message(self) -> bytes | None:
-        """Return the message once its final frame has been opened, None before."""
+        """Return the message once its final frame has been opened, None before and once it was taken."""
         self._raise_again()
         return self._message
+
+    def take_message(self) -> bytes | None:
+        """Return the message as `message` does and let go of it: from now on this opener holds no plaintext.
+
+        `th` and `response_sealer` still work; they need what was derived from the frames alone.
+        """
+        message = self.message()
+        self._message = None
+        return message
 
     def finish(self) -> None:
         """Say that the body has ended; `ProblemError` malformed-envelope if the final frame has not arrived whole."""
@@ -173,15 +202,21 @@ class EnvelopeOpener(Generic[HeaderT]):
             self._fail(
                 "malformed-envelope", f"the body ends after {self._received} bytes, within the envelope's header"
             )
-        elif self._message is None and not self._buffer.complete:
+        elif not self._buffer.complete:
             self._fail("malformed-envelope", f"the body ends after {self._received} bytes, before the final frame")
+
+    def drop(self) -> None:
+        """Let go of every byte that is held, opened or not: the request is over, or its message is somebody else's."""
+        self._head, self._data, self._message = bytearray(), bytearray(), None
+        if self._buffer is not None:
+            self._buffer.drop()
 
     @property
     def th(self) -> bytes:
         """SHA-256 of all request frames; `FrameError` before the message is complete."""
-        if self._message is None:
+        if self._transcript_hash is None:
             raise FrameError("the request is not complete, so its hash does not exist")
-        return self._transcript.digest()
+        return self._transcript_hash
 
     def response_sealer(self, rs: bytes) -> ResponseSealer:
         """Return the sealer of this request's response; `rs` is 32 random bytes, fresh for every response."""
@@ -220,15 +255,17 @@ class EnvelopeOpener(Generic[HeaderT]):
         except ProblemError as error:
             self._error = error
             raise
-        self._buffer = FrameBuffer(self._header.pad)
+        self._buffer = FrameBuffer(self._header.pad, max_frames=MAX_REQUEST_FRAMES)
         rest = bytes(self._head[start + length :])
         self._head.clear()
         self._guard(self._buffer.feed, rest)
 
-    def _open_frames(self) -> None:
+    def _open_frames(self, max_bytes: int | None = None) -> bool:
+        """Open the frames that wait, `max_bytes` of them or all; say whether there may be more."""
         if self._frames is None or self._buffer is None:
-            return
-        for flag, ciphertext in self._buffer.take():
+            return False
+        taken = self._buffer.take(max_bytes)
+        for flag, ciphertext in taken:
             self._transcript.update(bytes([flag]) + len(ciphertext).to_bytes(_LENGTH_BYTES))
             self._transcript.update(ciphertext)
             try:
@@ -241,13 +278,17 @@ class EnvelopeOpener(Generic[HeaderT]):
                     f"the request message has more than {self._suite.max_message_bytes} bytes; send a shorter one",
                 )
             self._data += data
-        if self._frames.ended and self._message is None:
+        if self._frames.ended and self._transcript_hash is None:
+            self._transcript_hash = self._transcript.digest()
             self._message = bytes(self._data)
             self._data = bytearray()
+        return bool(taken)
 
     def _guard(self, call: Callable[[bytes], None], data: bytes) -> None:
         try:
             call(data)
+        except TooManyFramesError as error:
+            self._fail("too-large", str(error))
         except FrameError as error:
             self._fail("malformed-envelope", str(error))
 
@@ -271,102 +312,3 @@ class RequestOpener(EnvelopeOpener[RequestHeader]):
     def __init__(self) -> None:
         """Open an envelope with the tenant's suite."""
         super().__init__(suite=TENANT_SUITE, decode_header=RequestHeader.decode)
-
-
-class ResponseSealer:
-    """Seals one response: `prefix()` first, then every `seal()` in order."""
-
-    def __init__(self, suite: Suite, schedule: KeySchedule, rs: bytes, transcript: bytes, pad: int) -> None:
-        """Use `EnvelopeOpener.response_sealer`, which knows all of these."""
-        self._prefix = suite.preamble + rs
-        self._frames = FrameSealer(schedule.response(rs, transcript), schedule.header_hash, pad)
-
-    def prefix(self) -> bytes:
-        """Return magic, version and `rs`."""
-        return self._prefix
-
-    def seal(self, data: bytes, *, final: bool = False) -> bytes:
-        """Return `data` as one frame, or as several where it exceeds `MAX_FRAME_DATA`; only the last is final."""
-        if len(data) <= MAX_FRAME_DATA:
-            return self._frames.seal(data, final=final)
-        pieces = [data[start : start + MAX_FRAME_DATA] for start in range(0, len(data), MAX_FRAME_DATA)]
-        last = len(pieces) - 1
-        return b"".join(self._frames.seal(piece, final=final and i == last) for i, piece in enumerate(pieces))
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """One opened response frame. The first holds the response head, the final one the receipt."""
-
-    final: bool
-    data: bytes = field(repr=False)
-
-
-class ResponseOpener:
-    """Opens one response as it streams in; holds one unfinished frame, at most 65,557 bytes."""
-
-    def __init__(self, suite: Suite, schedule: KeySchedule, transcript: bytes, pad: int) -> None:
-        """Use `RequestSealer.response_opener`, which knows all of these."""
-        self._suite = suite
-        self._schedule = schedule
-        self._pad = pad
-        self._head = bytearray()
-        self._buffer = FrameBuffer(pad)
-        self._frames: FrameOpener | None = None
-        self._error: OpenError | None = None
-        self.th = transcript
-
-    @property
-    def done(self) -> bool:
-        """Whether the final frame has been opened."""
-        return self._error is None and self._frames is not None and self._frames.ended
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes that wait for the rest of their frame."""
-        return len(self._head) + len(self._buffer)
-
-    def feed(self, data: bytes) -> list[Opened]:
-        """Add bytes and return the frames that they complete; `OpenError` if they are no answer to this request.
-
-        Frames that stood whole before a bad one in the same `data` are lost with it: feed pieces as they come.
-        """
-        if self._error is not None:
-            raise self._error
-        try:
-            if self._frames is None:
-                data = self._read_prefix(data)
-                if self._frames is None:
-                    return []
-            self._buffer.feed(data)
-            return [Opened(flag == 1, self._frames.open(flag, ciphertext)) for flag, ciphertext in self._buffer.take()]
-        except FrameError as error:
-            self._fail(f"the response does not open: {error}")
-
-    def finish(self) -> None:
-        """Say that the stream has ended; `OpenError` unless the final frame was its last."""
-        if self._error is not None:
-            raise self._error
-        if not self.done:
-            self._fail("the response is truncated: it ends before its final frame; what came of it may be incomplete")
-
-    def _read_prefix(self, data: bytes) -> bytes:
-        """Take magic, version and `rs`; return the bytes after them."""
-        preamble = self._suite.preamble
-        self._head += data
-        have = bytes(self._head[: len(preamble)])
-        if have != preamble[: len(have)]:
-            self._fail("the response does not start as an envelope of version 1")
-        end = len(preamble) + SALT_BYTES
-        if len(self._head) < end:
-            return b""
-        keys = self._schedule.response(bytes(self._head[len(preamble) : end]), self.th)
-        self._frames = FrameOpener(keys, self._schedule.header_hash, self._pad)
-        rest = bytes(self._head[end:])
-        self._head.clear()
-        return rest
-
-    def _fail(self, sentence: str) -> NoReturn:
-        self._error = OpenError(sentence)
-        self._head, self._buffer = bytearray(), FrameBuffer(self._pad)
-        raise self._error

@@ -43,6 +43,10 @@ class FrameError(MrgcError):
     """A frame that is malformed, does not authenticate, or stands where none may stand."""
 
 
+class TooManyFramesError(FrameError):
+    """A message cut into more frames than one may have."""
+
+
 def check_pad(pad: int) -> bool:
     """Say whether `pad` is 0 or a power of two from 16 to 4,096."""
     return pad == 0 or (MIN_PAD <= pad <= MAX_PAD and pad & (pad - 1) == 0)
@@ -125,7 +129,7 @@ class FrameOpener(_Direction):
             raise FrameError(
                 f"frame {self._index - 1} has a data length that does not fit its size and pad {self._pad}"
             )
-        if plain.count(0, end) != len(plain) - end:
+        if plain[end:] != bytes(len(plain) - end):
             raise FrameError(f"frame {self._index - 1} has padding that is not zero")
         self.ended = flag == FINAL
         return plain[LENGTH_BYTES:end]
@@ -137,9 +141,11 @@ class FrameBuffer:
     Between `feed` and `take` it holds raw bytes only, so a flood of tiny frames costs no more than its own size.
     """
 
-    def __init__(self, pad: int) -> None:
-        """Frames of a stream whose header says `pad`."""
+    def __init__(self, pad: int, *, max_frames: int = MAX_FRAMES) -> None:
+        """Frames of a stream whose header says `pad`, `max_frames` of them at most."""
         self._pad = pad
+        self._max_frames = max_frames
+        self._frames = 0
         self._buffer = bytearray()
         self._checked = 0
         self._final = False
@@ -153,22 +159,36 @@ class FrameBuffer:
         """Whether the final frame has arrived whole (it may still wait to be taken)."""
         return self._final and self._checked == len(self._buffer)
 
+    def drop(self) -> None:
+        """Forget the bytes held."""
+        self._checked -= len(self._buffer)
+        self._buffer = bytearray()
+
     def feed(self, data: bytes) -> None:
-        """Add bytes; `FrameError` at the first head that can't be right and at any byte after the final frame."""
+        """Add bytes; `FrameError` at the first head that can't be right and at any byte after the final frame.
+
+        Raises `TooManyFramesError` at the head of one frame more than `max_frames`.
+        """
         buffer = self._buffer
         buffer += data
         while not self._final and len(buffer) - self._checked >= FRAME_HEAD_BYTES:
             flag, length = read_head(buffer, self._checked, self._pad)
+            self._frames += 1
+            if self._frames > self._max_frames:
+                raise TooManyFramesError(f"a message has more than {self._max_frames} frames; put more into each")
             self._checked += FRAME_HEAD_BYTES + length
             self._final = flag == FINAL
         if self._final and len(buffer) > self._checked:
             raise FrameError(f"{len(buffer) - self._checked} bytes follow the final frame, and none may")
 
-    def take(self) -> list[tuple[int, bytes]]:
-        """Remove the frames that are whole and return flag and ciphertext of each."""
+    def take(self, max_bytes: int | None = None) -> list[tuple[int, bytes]]:
+        """Remove the frames that are whole and return flag and ciphertext of each.
+
+        With `max_bytes` it stops after the frame that reaches as many; the rest waits for the next call.
+        """
         frames: list[tuple[int, bytes]] = []
         buffer, offset = self._buffer, 0
-        while len(buffer) - offset >= FRAME_HEAD_BYTES:
+        while len(buffer) - offset >= FRAME_HEAD_BYTES and (max_bytes is None or offset < max_bytes):
             flag, length = _HEAD.unpack_from(buffer, offset)
             end = offset + FRAME_HEAD_BYTES + length
             if end > len(buffer):

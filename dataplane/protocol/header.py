@@ -22,6 +22,9 @@ MAX_KMS_ARN: Final = 2048
 MAX_WRAPPED_BYTES: Final = 6144
 """KMS: a CiphertextBlob has at most 6,144 bytes."""
 MAX_ASSURANCE: Final = 2
+HEADER_ITEMS: Final = 64
+"""The map, its eleven members and the three of `ctx` are 29; a later version's header, which may have more, must be
+readable far enough to be told `unsupported-version`."""
 
 IAT_MAX_AGE_MS: Final = 300_000
 IAT_MAX_AHEAD_MS: Final = 60_000
@@ -99,7 +102,7 @@ class RequestHeader:
         `ctx` disagree, `malformed-envelope` for everything else, encodings that are not deterministic included.
         """
         try:
-            fields = cbor.decode_map(data, max_bytes=MAX_HEADER_BYTES)
+            fields = cbor.decode_map(data, max_bytes=MAX_HEADER_BYTES, max_items=HEADER_ITEMS)
         except cbor.CborError as error:
             raise _malformed(f"the envelope header can't be read: {error}") from error
         version = fields.get("v")

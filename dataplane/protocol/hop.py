@@ -45,6 +45,8 @@ CONFIG_DIGEST_BYTES: Final = 32
 RID_BYTES: Final = 16
 WRAPPED_BYTES: Final = KEY_BYTES + 16
 """The secret and AES-GCM's tag."""
+HOP_HEADER_ITEMS: Final = 1 + 2 * 6
+"""The map and its six members."""
 
 _HPKE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _INFO: Final = b"mrgc/1 worker hop"
@@ -82,7 +84,7 @@ class HopHeader:
     def decode(cls, data: bytes) -> Self:
         """Read a hop header; `ProblemError` host-failed if it is none."""
         try:
-            fields = cbor.decode_map(data, max_bytes=MAX_HOP_HEADER_BYTES)
+            fields = cbor.decode_map(data, max_bytes=MAX_HOP_HEADER_BYTES, max_items=HOP_HEADER_ITEMS, max_depth=1)
         except cbor.CborError as error:
             raise hop_problem(f"the hop header can't be read: {error}") from error
         if fields.keys() != {"v", "rid", "epoch", "enc", "wrapped", "pad"}:

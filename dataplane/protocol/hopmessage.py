@@ -23,6 +23,8 @@ from dataplane.protocol.suite import MAX_HOP_MESSAGE_BYTES
 ENGINES: Final = frozenset({"vllm", "synthetic"})
 PRIORITY_LIMIT: Final = 1000
 """Priorities run from -1,000 (first) to 1,000 (last), 0 by default: vLLM's order, lower is earlier."""
+HOP_MESSAGE_ITEMS: Final = 1 + 2 * 7
+"""The map and its seven members, none of which holds others."""
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 
@@ -61,7 +63,7 @@ class HopMessage:
     def decode(cls, data: bytes) -> Self:
         """Read an opened hop message; `ProblemError` host-failed if it is none."""
         try:
-            fields = cbor.decode_map(data, max_bytes=MAX_HOP_MESSAGE_BYTES)
+            fields = cbor.decode_map(data, max_bytes=MAX_HOP_MESSAGE_BYTES, max_items=HOP_MESSAGE_ITEMS, max_depth=1)
         except cbor.CborError as error:
             raise hop_problem(f"the hop message can't be read: {error}") from error
         if fields.keys() != {"path", "body", "model", "cache_salt", "priority", "deadline_ms", "traceparent"}:

@@ -18,6 +18,10 @@ from dataplane.protocol.errors import LinkError
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 LINK_HEAD_BYTES: Final = 5
+MAX_MAP_ITEMS: Final = 64
+"""Items of a map that goes towards an enclave or a worker, or says how a stream ended: the largest, `infer`, has 15."""
+MAX_REPLY_ITEMS: Final = 2048
+"""Items of a REPLY: `stats` has about 60 and 13 for every loaded model pool, so 150 pools fit."""
 _HEAD: Final = struct.Struct(">BI")
 
 
@@ -48,9 +52,10 @@ class LinkMessage:
     payload: bytes = field(default=b"", repr=False)
 
     def map(self) -> dict[str, Any]:
-        """Read the payload as a CBOR map with text keys; `LinkError` if it is none."""
+        """Read the payload as a CBOR map with text keys; `LinkError` if it is none, or has more items than its type."""
+        items = MAX_REPLY_ITEMS if self.type is LinkType.REPLY else MAX_MAP_ITEMS
         try:
-            return cbor.decode_map(self.payload, max_bytes=MAX_PAYLOAD_BYTES)
+            return cbor.decode_map(self.payload, max_bytes=MAX_PAYLOAD_BYTES, max_items=items)
         except cbor.CborError as error:
             raise LinkError(f"a {self.type.name} message on the host link is no CBOR map: {error}") from error
 
@@ -79,7 +84,12 @@ def split(kind: LinkType, data: bytes) -> Iterator[bytes]:
 
 
 class LinkDecoder:
-    """Reads messages from a byte stream in pieces of any size; holds one unfinished message, at most 65,541 bytes."""
+    """Reads messages from a byte stream in pieces of any size; `add` bytes, then take each message with `next`.
+
+    What has not been taken stays bytes: a read of 64 KiB can hold 13,107 empty messages, and making them all at once
+    would hold the loop and take ten times their size. A caller that takes all before it adds holds one unfinished
+    message at most, 65,541 bytes.
+    """
 
     def __init__(self) -> None:
         """Start at a message's boundary."""
@@ -91,36 +101,36 @@ class LinkDecoder:
         """Whether the stream stands at a message's boundary, where it may end."""
         return not self._buffer
 
-    def feed(self, data: bytes) -> list[LinkMessage]:
-        """Add bytes and return the messages that they complete.
+    def add(self, data: bytes) -> None:
+        """Add bytes; the fault that an earlier `next` met is raised again."""
+        if self._error is not None:
+            raise self._error
+        self._buffer += data
 
-        Raises `LinkError` for an unknown type or a length over the limit. Messages before the bad one are returned
-        first; the error then comes with the next call, so that a peer's last good message is not lost.
+    def next(self) -> LinkMessage | None:
+        """Take the next message, or None when no whole one is there.
+
+        Raises `LinkError` for an unknown type or a length over the limit, as soon as the head is there, and from then
+        on.
         """
         if self._error is not None:
             raise self._error
         buffer = self._buffer
-        buffer += data
-        messages: list[LinkMessage] = []
-        offset = 0
-        while len(buffer) - offset >= LINK_HEAD_BYTES:
-            number, length = _HEAD.unpack_from(buffer, offset)
-            kind = _TYPES.get(number)
-            if kind is None or length > MAX_PAYLOAD_BYTES:
-                self._error = LinkError(
-                    f"the host link's peer sent a message of type {number} and {length} bytes, "
-                    f"and only types 1 to 10 with at most {MAX_PAYLOAD_BYTES} exist",
-                )
-                break
-            end = offset + LINK_HEAD_BYTES + length
-            if end > len(buffer):
-                break
-            messages.append(LinkMessage(kind, bytes(buffer[offset + LINK_HEAD_BYTES : end])))
-            offset = end
-        if self._error is not None:
+        if len(buffer) < LINK_HEAD_BYTES:
+            return None
+        number, length = _HEAD.unpack_from(buffer)
+        kind = _TYPES.get(number)
+        if kind is None or length > MAX_PAYLOAD_BYTES:
             buffer.clear()
-            if not messages:
-                raise self._error
-        else:
-            del buffer[:offset]
-        return messages
+            self._error = LinkError(
+                f"the host link's peer sent a message of type {number} and {length} bytes, "
+                f"and only types 1 to 10 with at most {MAX_PAYLOAD_BYTES} exist",
+            )
+            raise self._error
+        end = LINK_HEAD_BYTES + length
+        if end > len(buffer):
+            return None
+        message = LinkMessage(kind, bytes(buffer[LINK_HEAD_BYTES:end]))
+        # CPython moves the start of a bytearray instead of its rest: this costs nothing, however much follows.
+        del buffer[:end]
+        return message

@@ -18,6 +18,8 @@ MAX_SHORT_TEXT: Final = 256
 MAX_PCR_BYTES: Final = 64
 """PCRs are SHA-384 today (48 bytes); the NSM's format allows up to SHA-512."""
 HASH_BYTES: Final = 32
+REQUEST_ITEMS: Final = 1 + 2 * 3
+"""The map and its three members, none of which holds others."""
 _STATUS: Final = range(200, 600)
 _MAX_UINT: Final = 2**64 - 1
 _NOT_FOUND: Final = 404
@@ -49,7 +51,7 @@ class RequestMessage:
     def decode(cls, data: bytes) -> Self:
         """Read an opened message; `MessageError` 400 for a wrong form, 404 for a path that is not in `PATHS`."""
         try:
-            fields = cbor.decode_map(data, max_bytes=MAX_MESSAGE_BYTES)
+            fields = cbor.decode_map(data, max_bytes=MAX_MESSAGE_BYTES, max_items=REQUEST_ITEMS, max_depth=1)
         except cbor.CborError as error:
             raise MessageError(_BAD_REQUEST, f"the request message can't be read: {error}") from error
         if fields.keys() != {"path", "content_type", "body"}:

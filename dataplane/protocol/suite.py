@@ -24,6 +24,15 @@ BODY_FACTOR: Final = 4
 """How much larger than its message a body may be. Frames that carry at least a quarter of what they occupy pass: with
 `pad` 4,096 that is 1,024 bytes of data a frame, with `pad` 256 it is 65."""
 
+MIN_FRAME_DATA: Final = 256
+"""Data that the frames of the largest message must carry on average. A frame costs an opener a call of the cipher
+(2 us) however little it carries, so frames are counted as well as bytes."""
+
+MAX_REQUEST_FRAMES: Final = MAX_MESSAGE_BYTES // MIN_FRAME_DATA
+"""Frames of one request, empty ones counted: 4,096. Our own senders use 65 for the largest message, 257 if each frame
+carried one page; a sender that pads to 4,096 can have 1,026 before the body is too large. All of them together take an
+opener about 8 ms."""
+
 _FRAME_ALLOWANCE: Final = 65_552 + 5
 
 

@@ -378,9 +378,16 @@ async def test_a_second_enclave_at_one_address_is_refused(tmp_path: Path) -> Non
 def test_bytes_are_given_back_once() -> None:
     budget = ByteBudget(10)
     first = Reservation(budget)
-    first.add(7)
+    first.hold(7)
     with pytest.raises(ProblemError):
-        Reservation(budget).add(4)
+        Reservation(budget).hold(4)
+    first.hold(5)
+    second = Reservation(budget)
+    second.hold(4)
+    with pytest.raises(ProblemError):
+        second.hold(6)
+    assert budget.used == 9, "what could not grow stays as it was"
+    second.close()
     first.close()
     first.close()
     assert budget.used == 0, "twice closed is once given back"

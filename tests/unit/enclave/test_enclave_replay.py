@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dataplane.enclave.replay import MAX_ENTRIES, ReplayWindow
+from dataplane.enclave.replay import MAX_ENTRIES, SWEEP_ENTRIES, ReplayWindow
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import IAT_MAX_AGE_MS, IAT_MAX_AHEAD_MS
+from tests.support.cost import LOOP_STEP_S, TRIES, least_cpu_s
 
 NOW_MS = 1_800_000_000_000
 
@@ -135,3 +136,43 @@ def test_a_refusal_says_what_to_do_and_when_to_come_back() -> None:
     with pytest.raises(ProblemError) as caught:
         window.record(tenant="a", rid=b"2", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
     assert caught.value.retry_after_s == 5, "429 comes with Retry-After"
+
+
+def test_a_full_second_of_lapsed_requests_does_not_hold_the_loop() -> None:
+    def full() -> ReplayWindow:
+        window = ReplayWindow(max_entries=131_072, max_share=1)
+        for number in range(131_072):
+            window.record(tenant="a", rid=number.to_bytes(4), expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+        return window
+
+    window = full()
+    took = least_cpu_s(lambda: window.sweep(NOW_MS + 2000))
+    assert took < LOOP_STEP_S / 2, f"one step took {took * 1000:.1f} ms"
+    assert len(window) >= 131_072 - TRIES * SWEEP_ENTRIES, "the others wait"
+    assert code_of(window, b"new", expires_ms=NOW_MS + 9000, now_ms=NOW_MS + 2000) == "served", "there is room at once"
+    while window.sweep(NOW_MS + 2000):
+        pass
+    assert len(window) == 1, "slice by slice all of it goes"
+
+
+@given(
+    lives=st.lists(st.integers(1, 9), max_size=40),
+    steps=st.lists(st.integers(0, 3), max_size=20),
+    slice_size=st.integers(1, 7),
+)
+def test_a_sweep_in_slices_drops_what_has_lapsed_and_nothing_else(
+    lives: list[int], steps: list[int], slice_size: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataplane.enclave.replay.SWEEP_ENTRIES", slice_size)
+        window = ReplayWindow(max_share=1)
+        for number, life in enumerate(lives):
+            window.record(tenant="a", rid=bytes([number]), expires_ms=NOW_MS + life * 1000, now_ms=NOW_MS)
+        now_ms = NOW_MS
+        for step in steps:
+            now_ms += step * 1000
+            before = len(window)
+            live = sum(1 for life in lives if NOW_MS + life * 1000 > now_ms)
+            more = window.sweep(now_ms)
+            assert before - len(window) == min(slice_size, before - live), "a slice, or all that has lapsed"
+            assert more == (len(window) > live), "and it says whether more is left"

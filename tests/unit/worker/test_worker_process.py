@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -21,37 +22,81 @@ ROOT = Path(__file__).resolve().parents[3]
 PARENT = """
 import multiprocessing, os, sys, time
 from dataplane.worker.parent_death import children_die_with_us, die_with_parent
-children_die_with_us()
+
+way, when = sys.argv[1:3]
+os.environ.setdefault("TEST_PARENT", str(os.getpid()))
+
+def late():
+    # A child that gets no processor until its parent is dead.
+    while when == "late" and os.getppid() == int(os.environ["TEST_PARENT"]):
+        time.sleep(0.001)
+
 if __name__ == "__main__":
-    if sys.argv[1] == "fork":
+    if way == "fork":
+        os.register_at_fork(after_in_child=late)
+    children_die_with_us()
+    if way == "fork":
         child = os.fork()
         if child == 0:
             time.sleep(60)
     else:
+        if way == "grandchild" and os.fork():
+            time.sleep(60)
+        os.environ["TEST_PARENT"] = str(os.getpid())
         process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
         process.start()
         child = process.pid
-    print(child, flush=True)
+    print(os.getpid(), child, flush=True)
     time.sleep(60)
 elif __name__ == "__mp_main__":
+    late()
     die_with_parent()
     print("armed", flush=True)
 """
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize("way", ["fork", "spawn"])
-def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path, way: str) -> None:
-    script = tmp_path / "parent.py"
+def kill_the_parent_of_a_child(folder: Path, way: str, when: str) -> None:
+    """Kill a parent, at once after its fork or (`armed`) once its child has asked for the signal; the child must die.
+
+    With `late` the child comes to its asking only when the parent is dead: the race that is lost, every time.
+    """
+    script = folder / "parent.py"
     script.write_text(PARENT)
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, str(script), way], env=environ, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        lines = [parent.stdout.readline() for _ in range(1 if way == "fork" else 2)]
-        child = psutil.Process(int(next(line for line in lines if line.strip().isdigit())))
-        parent.send_signal(signal.SIGKILL)
-        _, alive = psutil.wait_procs([child], timeout=5)
-        assert not alive, "SIGKILL of the worker must reach its engine"
+    command = [sys.executable, str(script), way, when]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        family: list[psutil.Process] = []
+        armed = when != "armed"
+        try:
+            while not family or not armed:
+                line = started.stdout.readline()
+                assert line, "the parent ended by itself"
+                armed |= line == "armed\n"
+                if line != "armed\n":
+                    family = [psutil.Process(int(pid)) for pid in line.split()]
+            parent, child = family
+            parent.send_signal(signal.SIGKILL)
+            _, alive = psutil.wait_procs([child], timeout=10)
+            assert not alive, "SIGKILL of the worker must reach its engine"
+        finally:
+            started.kill()
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("when", ["at once", "late"])
+@pytest.mark.parametrize("way", ["fork", "spawn", "grandchild"])
+def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path, way: str, when: str) -> None:
+    kill_the_parent_of_a_child(tmp_path, way, when)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("way", ["spawn", "grandchild"])
+def test_a_child_that_asked_for_the_signal_lives_until_its_parent_dies(tmp_path: Path, way: str) -> None:
+    kill_the_parent_of_a_child(tmp_path, way, "armed")
 
 
 def run_module(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
