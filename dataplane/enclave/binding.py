@@ -118,12 +118,13 @@ def _read(answer: bytes) -> dict[str, Any]:
 def read_host_measurements(path: Path) -> Measurements:
     """Read the host images that this enclave image allows: `{"allowed": [{"4": "hex", "12": "hex"}, …]}`.
 
+    What a measurement must bind is `AttestationPolicy`'s (docs/attestation.md); a zero PCR12 is a value like any other.
     The file is part of the image and therefore of PCR0. Raises `SettingsError`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_once)
         allowed = [
-            {int(index): bytes.fromhex(value) for index, value in measurement.items()}
+            {_index(index): bytes.fromhex(value) for index, value in measurement.items()}
             for measurement in content["allowed"]
         ]
         AttestationPolicy(allowed_pcrs=allowed, tpm=True)
@@ -131,9 +132,24 @@ def read_host_measurements(path: Path) -> Measurements:
         raise SettingsError(f"The host measurements at {path} can't be read ({error.strerror}).") from error
     except AttestationError as error:
         raise SettingsError(f"The host measurements at {path} would allow too much: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SettingsError(
             f'The host measurements at {path} are not {{"allowed": [{{"4": "hex", "12": "hex"}}]}} with registers of '
             f"{PCR_BYTES} bytes."
         ) from None
     return allowed
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once: of two values for one register the reader would choose."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key is there twice")
+    return fields
+
+
+def _index(text: str) -> int:
+    """A register's index in its one form, so that "4" and "04" are not two."""
+    if str(int(text)) != text:
+        raise ValueError("not a register's index")
+    return int(text)

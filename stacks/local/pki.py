@@ -120,13 +120,18 @@ def create_nsm_root(*, now: datetime | None = None) -> Authority:
 def issue_nsm_ca(
     issuer: Authority, common_name: str, *, path_length: int, lifetime: timedelta, now: datetime
 ) -> Authority:
-    """Make one CA of a document's chain: regional, zonal or instance."""
+    """Make one CA of a document's chain: regional, zonal or instance (`path_length` 0), with its extensions."""
     key = ec.generate_private_key(ec.SECP384R1())
+    last = path_length == 0
     builder = (
         _builder(_nitro_name(common_name), issuer.certificate.subject, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(key_usage(sign=path_length > 0, issue=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(key_usage(sign=not last, issue=True, revoke=not last), critical=True)
     )
+    if not last:
+        builder = builder.add_extension(_nitro_crl_points(), critical=False)
     return Authority(certificate=builder.sign(issuer.key, SHA384()), key=key)
 
 
@@ -136,29 +141,38 @@ def issue_nsm_leaf(issuer: Authority, common_name: str, *, lifetime: timedelta, 
     builder = (
         _builder(_nitro_name(common_name), issuer.certificate.subject, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage(sign=True), critical=False)
+        .add_extension(key_usage(sign=True, commit=True), critical=False)
     )
     return Authority(certificate=builder.sign(issuer.key, SHA384()), key=key)
 
 
-def key_usage(*, sign: bool = False, issue: bool = False) -> x509.KeyUsage:
-    """Return a key usage for signatures, for issuing certificates and revocation lists, or both."""
+def key_usage(*, sign: bool = False, issue: bool = False, revoke: bool = False, commit: bool = False) -> x509.KeyUsage:
+    """Return a key usage: signatures, issuing certificates, revocation lists, signatures that can't be denied."""
     return x509.KeyUsage(
         digital_signature=sign,
-        content_commitment=False,
+        content_commitment=commit,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=issue,
-        crl_sign=issue,
+        crl_sign=revoke,
         encipher_only=False,
         decipher_only=False,
+    )
+
+
+def _nitro_crl_points() -> x509.CRLDistributionPoints:
+    """An address that leads nowhere, because genuine ones have one; nobody asks for it."""
+    address = x509.UniformResourceIdentifier("http://crl.nitro-enclaves.invalid/none.crl")
+    return x509.CRLDistributionPoints(
+        [x509.DistributionPoint(full_name=[address], relative_name=None, reasons=None, crl_issuer=None)]
     )
 
 
 def _nitro_name(common_name: str) -> x509.Name:
     return x509.Name(
         [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "MRGC local stack, not Amazon"),
             x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64]),  # ub-common-name of RFC 5280
         ]
@@ -186,7 +200,7 @@ def _self_signed(
         _builder(name, name, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(key_usage(sign=True, issue=True), critical=True)
+        .add_extension(key_usage(sign=True, issue=True, revoke=True), critical=True)
     )
     certificate = builder.sign(key, digest)  # type: ignore[arg-type]  # a union of concrete hashes in its stubs
     return Authority(certificate=certificate, key=key)

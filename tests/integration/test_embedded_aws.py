@@ -199,7 +199,7 @@ async def test_every_way_to_be_refused_has_its_code(stack: Stack) -> None:
         with refused("ValidationException", "chain"):
             decrypt(
                 document=SoftwareNsm(
-                    root=create_nsm_root(), pcrs=PCRS, instance_id="i-0", clock_ms=stack.clock.now_ms
+                    root=create_nsm_root(), pcrs=PCRS, instance_id="i-0123456789abcdef0", clock_ms=stack.clock.now_ms
                 ).attest(nonce=None, user_data=None, public_key=PUBLIC)
             )
         with refused("ValidationException", "age"):

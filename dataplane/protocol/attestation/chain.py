@@ -1,146 +1,183 @@
 """The certificate chain of an attestation document, from a pinned root down to the key that signed it.
 
 Not the web's rules: no names to match, no revocation lists (AWS says not to check them), P-384 and SHA-384 throughout.
-`cryptography` parses certificates and checks each signature; what a path must satisfy (RFC 5280, section 6.1) is here.
+Each certificate is held to AWS's profile (`certificate.py`); what a path must satisfy is here: every name, key
+identifier and signature is of the one above, path lengths count down to zero, all are valid at the time asked for.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 
+from dataplane.protocol.attestation.certificate import NitroCertificate, read_certificate
+from dataplane.protocol.attestation.der import DerError
 from dataplane.protocol.errors import AttestationError
 
-NOT_BEFORE_SKEW = timedelta(seconds=60)
-"""How far a certificate's start may lie after the document's time: the NSM's clock and its CA's differ by seconds."""
+NOT_BEFORE_SKEW_MS = 60_000
+"""How far a certificate's start may lie after the time asked for: the NSM's clock and its CA's differ by seconds."""
 
-# What `cryptography` raises on a certificate that it can't read, wholly or in part; they have no common base.
-_BROKEN = (
-    ValueError,
-    TypeError,
-    UserWarning,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
+_UNCOMPRESSED = b"\4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedChain:
+    """The leaf's key, and when every certificate from the root down is valid (ms since 1970, both ends included)."""
+
+    key: ec.EllipticCurvePublicKey
+    not_before_ms: int
+    not_after_ms: int
+
+    def check_valid_at(self, moment_ms: int) -> None:
+        """Return if all of the chain is valid at that time, by the verifier's clock (60 s of skew at the start)."""
+        if self.not_before_ms > moment_ms + NOT_BEFORE_SKEW_MS:
+            raise _chain("The attestation document's chain has a certificate that is not yet valid by this clock.")
+        if self.not_after_ms < moment_ms:
+            raise _chain("The attestation document's chain has a certificate that is no longer valid by this clock.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Issuer:
+    """What a certificate is checked against: the one above it, or a pinned root."""
+
+    name: bytes
+    key: ec.EllipticCurvePublicKey
+    key_id: bytes | None
+    not_before_ms: int
+    not_after_ms: int
 
 
 def verify_chain(
     certificate: bytes, cabundle: Sequence[bytes], *, roots: Sequence[x509.Certificate], at_ms: int
-) -> ec.EllipticCurvePublicKey:
+) -> VerifiedChain:
     """Return the leaf's public key if a chain leads to it from one of `roots`, valid at `at_ms` (ms since 1970).
 
     `cabundle` is root first. Its entry 0 is what the sender calls the root and is ignored: only `roots` count.
     Raises `AttestationError` with reason `chain`.
     """
-    with warnings.catch_warnings():
-        # What the library reads with a warning (a serial number of zero, a country of seven letters) is refused.
-        warnings.simplefilter("error", UserWarning)
-        return _verify(certificate, cabundle, roots=roots, at_ms=at_ms)
+    path = [_read(entry) for entry in [*cabundle[1:], certificate]]
+    for position, current in enumerate(path):
+        _check_dates(current, at_ms)
+        _check_place(current, below=len(path) - 1 - position)
+    root = issuer = _issuing_root(path[0], roots, at_ms)
+    for position, current in enumerate(path):
+        # The first one's issuer was found by its signature.
+        if position:
+            _check_issued(current, issuer)
+        issuer = _Issuer(
+            name=current.subject,
+            key=_key(current),
+            key_id=current.subject_key_id,
+            not_before_ms=current.not_before_ms,
+            not_after_ms=current.not_after_ms,
+        )
+    return VerifiedChain(
+        key=issuer.key,
+        not_before_ms=max(root.not_before_ms, *(one.not_before_ms for one in path)),
+        not_after_ms=min(root.not_after_ms, *(one.not_after_ms for one in path)),
+    )
 
 
-def _verify(
-    certificate: bytes, cabundle: Sequence[bytes], *, roots: Sequence[x509.Certificate], at_ms: int
-) -> ec.EllipticCurvePublicKey:
-    """Walk from the root to the leaf."""
-    path = [_load(entry) for entry in [*cabundle[1:], certificate]]
-    root = _issuing_root(path[0], roots)
-    moment = datetime.fromtimestamp(at_ms // 1000, UTC)
-    chain = [root, *path]
-    for position, current in enumerate(chain):
-        try:
-            _check_dates(current, moment)
-            # Intermediate CAs below this one, the leaf not counted (RFC 5280, section 4.2.1.9).
-            _check_rights(current, ca=position < len(path), below=len(path) - 1 - position)
-            key = _public_key(current)
-            if position:
-                current.verify_directly_issued_by(chain[position - 1])
-        except InvalidSignature:
-            raise _refuse(current, "was not signed by the certificate above it") from None
-        except _BROKEN:
-            raise _refuse(current, "does not follow from the certificate above it, or can't be read") from None
-    return key
-
-
-def _issuing_root(first: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
-    """Return the pinned root that issued the first certificate below it."""
-    for root in roots:
-        try:
-            first.verify_directly_issued_by(root)
-        except (InvalidSignature, *_BROKEN):
-            continue
-        return root
-    raise AttestationError("The attestation document's chain does not start at a pinned root.", reason="chain")
-
-
-def _load(der: bytes) -> x509.Certificate:
+def _read(entry: bytes) -> NitroCertificate:
     try:
-        return x509.load_der_x509_certificate(der)
-    except _BROKEN:
-        raise AttestationError(
-            "The attestation document holds a certificate that is not X.509.", reason="chain"
-        ) from None
+        return read_certificate(entry)
+    except DerError as error:
+        raise _chain(f"The attestation document holds a certificate that {error}.") from None
 
 
-def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    """Return the P-384 key of a certificate that was itself signed with ECDSA and SHA-384."""
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise _refuse(certificate, "has a key that is not P-384")
-    if not isinstance(certificate.signature_hash_algorithm, SHA384):
-        raise _refuse(certificate, "is not signed with SHA-384")
-    return key
-
-
-def _check_dates(certificate: x509.Certificate, moment: datetime) -> None:
-    if certificate.not_valid_before_utc > moment + NOT_BEFORE_SKEW:
+def _check_dates(certificate: NitroCertificate, at_ms: int) -> None:
+    if certificate.not_before_ms > at_ms + NOT_BEFORE_SKEW_MS:
         raise _refuse(certificate, "was not yet valid at the document's time")
-    if certificate.not_valid_after_utc < moment:
+    if certificate.not_after_ms < at_ms:
         raise _refuse(certificate, "was no longer valid at the document's time")
 
 
-def _check_rights(certificate: x509.Certificate, *, ca: bool, below: int) -> None:
-    """Check basic constraints and key usage, and that no critical extension goes unheeded."""
-    constraints, usage = _rights(certificate)
-    if usage is None:
-        raise _refuse(certificate, "does not say what its key is for")
-    if not ca:
-        if constraints is not None and constraints.ca:
+def _check_place(certificate: NitroCertificate, *, below: int) -> None:
+    """Check that a CA allows exactly the CAs that are below it, as AWS's do, and that the last one is none."""
+    if below == 0:
+        if certificate.path_length is not None:
             raise _refuse(certificate, "signs the document but belongs to a CA")
-        if not usage.digital_signature:
-            raise _refuse(certificate, "signs the document but its key is not for signatures")
-        return
-    if constraints is None or not constraints.ca or not usage.key_cert_sign:
+    elif certificate.path_length is None:
         raise _refuse(certificate, "issued another but is no CA")
-    if constraints.path_length is not None and constraints.path_length < below:
-        raise _refuse(certificate, f"allows {constraints.path_length} CAs below it and has {below}")
+    elif certificate.path_length != below - 1:
+        raise _refuse(certificate, f"allows {certificate.path_length} CAs below it and has {below - 1}")
 
 
-def _rights(certificate: x509.Certificate) -> tuple[x509.BasicConstraints | None, x509.KeyUsage | None]:
-    """Return the two extensions that give rights; a critical one of another kind is refused."""
-    constraints: x509.BasicConstraints | None = None
-    usage: x509.KeyUsage | None = None
-    for extension in certificate.extensions:
-        if isinstance(extension.value, x509.BasicConstraints):
-            constraints = extension.value
-        elif isinstance(extension.value, x509.KeyUsage):
-            usage = extension.value
-        elif extension.critical:
-            raise _refuse(certificate, "has a critical extension that is not understood")
-    return constraints, usage
+def _issuing_root(first: NitroCertificate, roots: Sequence[x509.Certificate], at_ms: int) -> _Issuer:
+    """Return the pinned root that issued the first certificate below it, and was valid at that time itself."""
+    for root in roots:
+        issuer = _anchor(root)
+        if issuer is None or not issuer.not_before_ms - NOT_BEFORE_SKEW_MS <= at_ms <= issuer.not_after_ms:
+            continue
+        try:
+            _check_issued(first, issuer)
+        except AttestationError:
+            continue
+        return issuer
+    raise _chain("The attestation document's chain does not start at a pinned root that was valid at its time.")
 
 
-def _refuse(certificate: x509.Certificate, detail: str) -> AttestationError:
+def _anchor(root: x509.Certificate) -> _Issuer | None:
+    """Read a pinned root; None where it is no CA with a P-384 key.
+
+    A root is the caller's, and no document's; the library reads it, and whatever it raises means that there is no root.
+    """
     try:
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        name = repr(names[0].value)[:80] if names else "without a name"
-    except _BROKEN:
-        name = "without a readable name"
-    return AttestationError(f"The attestation document's certificate {name} {detail}.", reason="chain")
+        key = root.public_key()
+        constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+            return None
+        if not constraints.ca or not usage.key_cert_sign:
+            return None
+        return _Issuer(
+            name=root.subject.public_bytes(),
+            key=key,
+            key_id=_root_key_id(root),
+            not_before_ms=int(root.not_valid_before_utc.timestamp()) * 1000,
+            not_after_ms=int(root.not_valid_after_utc.timestamp()) * 1000,
+        )
+    except Exception:  # noqa: BLE001 - the library's exceptions have no common base
+        return None
+
+
+def _root_key_id(root: x509.Certificate) -> bytes | None:
+    try:
+        return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _check_issued(certificate: NitroCertificate, issuer: _Issuer) -> None:
+    """Check that the issuer's name, key identifier (where both say it) and signature are on a certificate."""
+    if certificate.issuer != issuer.name:
+        raise _refuse(certificate, "names another issuer than the certificate above it")
+    if certificate.authority_key_id and issuer.key_id and certificate.authority_key_id != issuer.key_id:
+        raise _refuse(certificate, "names another key than that of the certificate above it")
+    try:
+        issuer.key.verify(certificate.signature, certificate.signed, ec.ECDSA(SHA384()))
+    except InvalidSignature:
+        raise _refuse(certificate, "was not signed by the certificate above it") from None
+    except Exception:  # noqa: BLE001 - whatever the library raises, nothing was verified
+        raise _refuse(certificate, "has a signature that can't be checked") from None
+
+
+def _key(certificate: NitroCertificate) -> ec.EllipticCurvePublicKey:
+    """Return the certificate's key; the library checks that the point lies on the curve."""
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), _UNCOMPRESSED + certificate.point)
+    except Exception:  # noqa: BLE001 - whatever the library raises, there is no key
+        raise _refuse(certificate, "has a key that is no point of P-384") from None
+
+
+def _refuse(certificate: NitroCertificate, detail: str) -> AttestationError:
+    return _chain(f"The attestation document's certificate {certificate.common_name!r} {detail}.")
+
+
+def _chain(sentence: str) -> AttestationError:
+    return AttestationError(sentence, reason="chain")

@@ -8,6 +8,7 @@ says how.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import cbor2
 
-from dataplane.protocol.attestation.structure import check_single_item
+from dataplane.protocol.attestation.structure import MAX_DEPTH, StructureError, check_single_item
 from dataplane.protocol.errors import AttestationError
 
 MAX_DOCUMENT_BYTES = 16_384
@@ -34,15 +35,35 @@ MAX_PCRS = 32
 PCR_BYTES = 48
 """Length of a SHA-384 register, the only digest that Nitro uses."""
 
-MAX_MODULE_ID = 256
 MAX_TIMESTAMP_MS = 253_402_300_799_999
-"""31 December 9999, the last moment that an X.509 date can be compared with."""
+"""31 December 9999. No certificate is valid then (a UTCTime ends with 2049); the bound keeps arithmetic in 64 bits."""
 
 SIGNATURE_BYTES = 96
 """ES384: r and s, 48 bytes each (RFC 9053, section 2.1)."""
 
 ES384_HEADER: Mapping[int, int] = MappingProxyType({1: -35})
 """The protected header: algorithm (1) is ES384 (-35), and nothing else (a `crit` header would go unheeded)."""
+
+_ES384_HEADER_BYTES = bytes.fromhex("a1013822")
+"""The same as every genuine document writes it."""
+
+_FIELDS = frozenset(
+    {
+        "module_id",
+        "digest",
+        "timestamp",
+        "pcrs",
+        "nitrotpm_pcrs",
+        "certificate",
+        "cabundle",
+        "public_key",
+        "user_data",
+        "nonce",
+    }
+)
+"""All that a document says. A field that is not known could change what the others mean, so it is refused."""
+
+_MODULE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})-(enc|tpm)[0-9a-f]{16}", re.ASCII)
 
 _COSE_SIGN1_TAG = 0xD2
 _DIGEST = "SHA384"
@@ -100,7 +121,7 @@ def parse_cose(document: bytes) -> CoseSign1:
         )
     body = document[1:] if document[:1] == bytes([_COSE_SIGN1_TAG]) else document
     message = _load(body, "cose", "The attestation document")
-    # The array's head must be definite (0x84): COSE asks for it, and one form is enough.
+    # The array's head must be definite (0x84): CBOR allows the other form too, and no NSM writes it.
     if not isinstance(message, list) or len(message) != 4 or body[0] != 0x84:  # noqa: PLR2004 - RFC 9052's array of four
         raise _cose("is not a COSE_Sign1 array of four")
     protected, unprotected, payload, signature = message
@@ -108,7 +129,7 @@ def parse_cose(document: bytes) -> CoseSign1:
         raise _cose("has a part of the wrong type")
     if unprotected != {} or not isinstance(unprotected, dict):
         raise _cose("has an unprotected header that is not an empty map")
-    if not _same_map(_load(protected, "cose", "The attestation document's protected header"), ES384_HEADER):
+    if protected != _ES384_HEADER_BYTES:
         raise _cose("is not signed with ES384 alone")
     if len(signature) != SIGNATURE_BYTES:
         raise _cose(f"has a signature of {len(signature)} bytes instead of {SIGNATURE_BYTES}")
@@ -116,16 +137,20 @@ def parse_cose(document: bytes) -> CoseSign1:
 
 
 def parse_payload(payload: bytes) -> AttestationDocument:
-    """Read the payload map, definite or indefinite; unknown fields are skipped.
+    """Read the payload map, definite or indefinite; a field that no document has is refused.
 
     Raises `AttestationError` with reason `field`.
     """
     fields = _load(payload, "field", "The attestation document's payload")
     if not isinstance(fields, dict):
         raise _field("payload", "is not a map")
+    unknown = fields.keys() - _FIELDS
+    if unknown:
+        names = sorted(ascii(name)[:40] for name in unknown)
+        raise _field("payload", f"has the unknown field {names[0]}")
     module_id = fields.get("module_id")
-    if not isinstance(module_id, str) or not 0 < len(module_id) <= MAX_MODULE_ID:
-        raise _field("module_id", f"is not a text of 1 to {MAX_MODULE_ID} characters")
+    if not isinstance(module_id, str) or not _MODULE_ID.fullmatch(module_id):
+        raise _field("module_id", "is not an instance's id with that of its enclave or TPM")
     timestamp = fields.get("timestamp")
     if type(timestamp) is not int or not 0 < timestamp <= MAX_TIMESTAMP_MS:
         raise _field("timestamp", "is not a time in ms since 1970")
@@ -183,22 +208,14 @@ def _bytes(fields: Mapping[Any, Any], name: str, *, least: int, most: int) -> by
 
 
 def _load(data: bytes, reason: str, what: str) -> Any:
-    """Decode one CBOR item without tags, duplicate keys or trailing bytes; indefinite maps are allowed."""
+    """Decode one CBOR item of the profile (`structure.py`), without duplicate keys and with texts in UTF-8."""
     try:
         check_single_item(data)
-        return cbor2.loads(data, max_depth=8, allow_duplicate_keys=False)
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
-        detail = str(error) if type(error) is ValueError else "is not CBOR of the expected form"
-        raise AttestationError(f"{what} {detail}.", reason=reason) from None
-
-
-def _same_map(value: Any, expected: Mapping[int, int]) -> bool:
-    """Say whether a decoded map has exactly these integers (a float or bool that equals one does not count)."""
-    return (
-        isinstance(value, dict)
-        and value == expected
-        and all(type(item) is int for pair in value.items() for item in pair)
-    )
+        return cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_duplicate_keys=False)
+    except StructureError as error:
+        raise AttestationError(f"{what} {error}.", reason=reason) from None
+    except Exception:  # noqa: BLE001 - whatever the library raises, there is no document
+        raise AttestationError(f"{what} is not CBOR of the expected form.", reason=reason) from None
 
 
 def _cose(detail: str) -> AttestationError:

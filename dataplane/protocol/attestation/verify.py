@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
-from dataplane.protocol.attestation.chain import verify_chain
+from dataplane.protocol.attestation.chain import VerifiedChain, verify_chain
 from dataplane.protocol.attestation.document import (
+    MAX_PCRS,
     PCR_BYTES,
     SIGNATURE_BYTES,
     AttestationDocument,
@@ -40,7 +41,17 @@ AWS_NITRO_ROOT_G1_SHA256 = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893
 """SHA-256 of the root's DER, as AWS publishes it with the root."""
 
 _DEBUG_PCRS = (0, 1, 2)
-_TPM_BOUND = (frozenset({4, 12}), frozenset({7}))
+
+TPM_PCRS = 24
+"""Registers of a TPM (TCG PC Client Platform TPM Profile); an enclave has up to 32."""
+
+SECURE_BOOT_OFF_PCR7 = bytes.fromhex(
+    "98441c7f7625d10058c47683aec486ce311c633235eb555593a7ee791121e3578ae72d04ecef661f272d59058b77af35"
+)
+"""PCR7 of every machine whose firmware has Secure Boot off and no keys: SecureBoot (0), PK, KEK, db and dbx (all empty)
+and a separator are measured. Machines that have nothing in common share it; it tells nothing of what was booted."""
+
+_PCR0, _PCR4, _PCR7, _PCR12 = 0, 4, 7, 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +59,14 @@ class AttestationPolicy:
     """What a document must say.
 
     `allowed_pcrs` are the acceptable measurements, each a map of index to 48 bytes; a document passes if every register
-    of one of them is equal. An empty list allows nothing. `nonce`, `user_data` and `public_key` are compared where
-    they are not None. With `tpm` the document must be NitroTPM's, and each measurement must bind PCR4 with PCR12, or
-    PCR7: PCR4 alone is bypassed through the kernel command line (GHSA-xrv8-2pf5-f3q7). Times are ms.
+    of one of them is equal, zero ones included. An empty list allows nothing. `nonce`, `user_data` and `public_key` are
+    compared where they are not None. Times are ms.
+
+    Each measurement must tell one image from all others. An enclave's names PCR0 at least, and PCR0 to PCR2 are never
+    zero (a debug enclave's). With `tpm` the document must be NitroTPM's, and each measurement names PCR4, not zero,
+    with PCR12 (zero where nobody changed the kernel's command line) or with PCR7 of a machine whose Secure Boot is on:
+    PCR4 alone is bypassed through the kernel command line (GHSA-xrv8-2pf5-f3q7), PCR7 alone says whose keys signed and
+    not what. The PCR7 of a machine with Secure Boot off is refused by name, wherever it stands.
     """
 
     allowed_pcrs: Sequence[Mapping[int, bytes]]
@@ -62,18 +78,46 @@ class AttestationPolicy:
     max_future_ms: int = MAX_FUTURE_MS
 
     def __post_init__(self) -> None:
-        """Refuse a measurement that would allow every image (`AttestationError`, reason `pcr`)."""
+        """Refuse a measurement that would allow more than one image (`AttestationError`, reason `pcr`)."""
+        registers = TPM_PCRS if self.tpm else MAX_PCRS
         for measurement in self.allowed_pcrs:
-            if not measurement:
-                raise AttestationError("An allowed measurement names no PCR; it must name at least PCR0.", reason="pcr")
-            if any(len(value) != PCR_BYTES or not any(value) for value in measurement.values()):
-                raise AttestationError(
-                    f"An allowed measurement has a PCR that is not {PCR_BYTES} bytes, or is zero.", reason="pcr"
-                )
-            if self.tpm and not any(bound <= measurement.keys() for bound in _TPM_BOUND):
-                raise AttestationError(
-                    "An allowed NitroTPM measurement must bind PCR4 with PCR12, or PCR7.", reason="pcr"
-                )
+            for index, value in measurement.items():
+                if type(index) is not int or not 0 <= index < registers:
+                    raise _unsafe(f"names PCR {index!r}; there are PCR0 to PCR{registers - 1}")
+                if not isinstance(value, bytes) or len(value) != PCR_BYTES:
+                    raise _unsafe(f"has a PCR{index} that is not {PCR_BYTES} bytes")
+            if self.tpm:
+                _check_binds_host(measurement)
+            else:
+                _check_binds_enclave(measurement)
+
+
+def _check_binds_enclave(measurement: Mapping[int, bytes]) -> None:
+    if _PCR0 not in measurement:
+        raise _unsafe("names no PCR0, the image; it must name at least that")
+    for index in _DEBUG_PCRS:
+        if index in measurement and not any(measurement[index]):
+            raise _unsafe(f"has a PCR{index} of zero, which is every debug enclave's")
+
+
+def _check_binds_host(measurement: Mapping[int, bytes]) -> None:
+    if measurement.get(_PCR7) == SECURE_BOOT_OFF_PCR7:
+        raise _unsafe(
+            "has the PCR7 of a machine whose Secure Boot is off (98441c7f…), which unrelated machines share; leave "
+            "PCR7 out and name PCR4 with PCR12, or turn Secure Boot on",
+            kind="NitroTPM measurement",
+        )
+    if _PCR4 not in measurement or not (_PCR7 in measurement or _PCR12 in measurement):
+        raise _unsafe(
+            "must name PCR4 with PCR12, or with PCR7 of a machine whose Secure Boot is on", kind="NitroTPM measurement"
+        )
+    for index in (_PCR4, _PCR7):
+        if index in measurement and not any(measurement[index]):
+            raise _unsafe(f"has a PCR{index} of zero, which measures nothing", kind="NitroTPM measurement")
+
+
+def _unsafe(detail: str, *, kind: str = "measurement") -> AttestationError:
+    return AttestationError(f"An allowed {kind} {detail}.", reason="pcr")
 
 
 @cache
@@ -96,11 +140,21 @@ def verify(
     parsed = authenticate(
         document, now_ms=now_ms, roots=roots, max_age_ms=policy.max_age_ms, max_future_ms=policy.max_future_ms
     )
-    check_not_debug(parsed)
-    _check_pcrs(parsed, policy)
-    _check_equal(parsed.nonce, policy.nonce, reason="nonce")
-    _check_equal(parsed.user_data, policy.user_data, reason="user-data")
-    _check_equal(parsed.public_key, policy.public_key, reason="public-key")
+    _check_policy(parsed, policy)
+    return parsed
+
+
+def verify_kept(
+    document: bytes, *, policy: AttestationPolicy, roots: Sequence[x509.Certificate] | None = None
+) -> AttestationDocument:
+    """Return what a document says that was kept, judged at its own time: everything that `verify` checks but its age.
+
+    No clock is asked, so this proves that the document was genuine when it was made, and never that what it describes
+    still runs; `policy.max_age_ms` and `policy.max_future_ms` are not used. What the document is trusted for must come
+    from its fields (`timestamp_ms`, `user_data`). Raises `AttestationError` as `verify` does, never for `age`.
+    """
+    parsed, _ = _authenticate(document, roots=roots)
+    _check_policy(parsed, policy)
     return parsed
 
 
@@ -116,12 +170,26 @@ def authenticate(
 
     Raises `AttestationError` with reason `size`, `cose`, `field`, `chain`, `signature` or `age`.
     """
+    parsed, chain = _authenticate(document, roots=roots)
+    _check_age(now_ms - parsed.timestamp_ms, max_age_ms=max_age_ms, max_future_ms=max_future_ms)
+    # Its leaf may have ended since, or a clock that lags may be before its start.
+    chain.check_valid_at(now_ms)
+    return parsed
+
+
+def _authenticate(
+    document: bytes, *, roots: Sequence[x509.Certificate] | None
+) -> tuple[AttestationDocument, VerifiedChain]:
+    """Check form, chain and signature at the document's own time."""
     cose = parse_cose(document)
     parsed = parse_payload(cose.payload)
     trusted = (aws_nitro_root_g1(),) if roots is None else roots
-    key = verify_chain(parsed.certificate, parsed.cabundle, roots=trusted, at_ms=parsed.timestamp_ms)
-    _check_signature(cose, key)
-    age_ms = now_ms - parsed.timestamp_ms
+    chain = verify_chain(parsed.certificate, parsed.cabundle, roots=trusted, at_ms=parsed.timestamp_ms)
+    _check_signature(cose, chain.key)
+    return parsed, chain
+
+
+def _check_age(age_ms: int, *, max_age_ms: int, max_future_ms: int) -> None:
     if age_ms > max_age_ms:
         raise AttestationError(
             f"The attestation document is {age_ms // 1000} s old; at most {max_age_ms // 1000} s are accepted.",
@@ -133,7 +201,15 @@ def authenticate(
             "are accepted.",
             reason="age",
         )
-    return parsed
+
+
+def _check_policy(parsed: AttestationDocument, policy: AttestationPolicy) -> None:
+    """Check that the document is no debug enclave's and says what the policy wants."""
+    check_not_debug(parsed)
+    _check_pcrs(parsed, policy)
+    _check_equal(parsed.nonce, policy.nonce, reason="nonce")
+    _check_equal(parsed.user_data, policy.user_data, reason="user-data")
+    _check_equal(parsed.public_key, policy.public_key, reason="public-key")
 
 
 def check_not_debug(document: AttestationDocument) -> None:
@@ -157,10 +233,13 @@ def _check_signature(cose: CoseSign1, key: ec.EllipticCurvePublicKey) -> None:
     r, s = int.from_bytes(cose.signature[:half]), int.from_bytes(cose.signature[half:])
     try:
         key.verify(encode_dss_signature(r, s), cose.signed_bytes(), ec.ECDSA(SHA384()))
-    except (InvalidSignature, ValueError):
-        raise AttestationError(
-            "The attestation document's signature is not its certificate's.", reason="signature"
-        ) from None
+    except InvalidSignature:
+        detail = "is not its certificate's"
+    except Exception:  # noqa: BLE001 - whatever the library raises, nothing was verified
+        detail = "can't be checked"
+    else:
+        return
+    raise AttestationError(f"The attestation document's signature {detail}.", reason="signature")
 
 
 def _check_pcrs(document: AttestationDocument, policy: AttestationPolicy) -> None:

@@ -25,7 +25,7 @@ from dataplane.enclave.memory import ByteBudget, Reservation
 from dataplane.mesh.address import connect
 from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol import cbor
-from dataplane.protocol.attestation.verify import AttestationPolicy, verify
+from dataplane.protocol.attestation.verify import SECURE_BOOT_OFF_PCR7, AttestationPolicy, verify
 from dataplane.protocol.errors import AttestationError, LinkError, ProblemError, SettingsError
 from dataplane.protocol.hop import worker_binding_digest
 from dataplane.protocol.link import LinkType
@@ -228,6 +228,7 @@ async def test_a_genuine_enclave_without_a_document_is_level_1(tmp_path: Path) -
     ("changes", "reason"),
     [
         ({"pcrs": {**TPM_PCRS, 12: b"\x66" * 48}}, "measurements are not among"),
+        ({"pcrs": {4: TPM_PCRS[4], **dict.fromkeys(range(3), b"\x01" * 48)}}, "measurements are not among"),
         ({"instance": "i-0ffffffffffffffff"}, "another instance"),
         ({"nonce": b"an old challenge"}, "nonce"),
         ({"epoch": b"e" * 16}, "user data"),
@@ -262,6 +263,12 @@ def test_host_measurements_are_read_from_the_image(tmp_path: Path) -> None:
     assert read_host_measurements(path) == [HOST], "as written"
 
 
+def test_an_untouched_image_is_pinned_with_a_zero_pcr12(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps({"allowed": [{"4": "44" * 48, "12": "00" * 48}]}))
+    assert read_host_measurements(path) == [{4: b"\x44" * 48, 12: bytes(48)}], "zero is a value, and is compared"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -271,7 +278,14 @@ def test_host_measurements_are_read_from_the_image(tmp_path: Path) -> None:
         '{"allowed": [{}]}',
         '{"allowed": [{"4": "00"}]}',
         json.dumps({"allowed": [{"4": "44" * 48}]}),
-        json.dumps({"allowed": [{"4": "44" * 48, "12": "00" * 48}]}),
+        json.dumps({"allowed": [{"4": "00" * 48, "12": "00" * 48}]}),
+        json.dumps({"allowed": [{"7": "77" * 48}]}),
+        json.dumps({"allowed": [{"4": "44" * 48, "7": "00" * 48}]}),
+        json.dumps({"allowed": [{"4": "44" * 48, "7": SECURE_BOOT_OFF_PCR7.hex()}]}),
+        json.dumps({"allowed": [{"4": "44" * 48, "12": "00" * 48, "-1": "11" * 48}]}),
+        json.dumps({"allowed": [{"4": "44" * 48, "12": "00" * 48, "04": "55" * 48}]}),
+        json.dumps({"allowed": [{"4": "44" * 48, "12": "00" * 48, "5": "55" * 48}]}).replace('"5"', '"4"'),
+        "[" * 100_000,
         json.dumps({"allowed": [{"four": "44" * 48}]}),
     ],
 )
