@@ -17,6 +17,7 @@ from opentelemetry.trace import Span
 from dataplane.enclave.answer import WRITE_STALL_S, Answer, error_body
 from dataplane.enclave.binding import WorkerBinding, assurance_level
 from dataplane.enclave.checks import check_assurance, check_header, read_message
+from dataplane.enclave.hostclock import HostClock
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound
 from dataplane.enclave.keyring import Keyring
@@ -69,6 +70,7 @@ class EnclaveState:
     salt_secret: bytes = field(repr=False)
     clock_ms: Callable[[], int]
     monotonic: Callable[[], float]
+    host_clock: HostClock
     worker: WorkerBinding | None = None
     requests: int = 0
 
@@ -93,6 +95,7 @@ class Inference:
         self._opener = RequestOpener()
         self._answer: Answer | None = None
         self._level = 0
+        self._proof: dict[str, int] = {}
 
     @property
     def started(self) -> bool:
@@ -118,11 +121,13 @@ class Inference:
             except MessageError as error:
                 await self._refuse(answer, worker, error)
                 return
+            # The newest binding, with its own age and level: the one at admission may have been replaced meanwhile.
+            worker = self._bound(header)
             hop = await self._ask_worker(header, request, worker, span)
         finally:
             reservation.close()
         with self._state.telemetry.span(names.ENCLAVE_SEAL, parent=span) as sealing:
-            await self._relay(hop, answer)
+            await self._relay(hop, answer, worker)
             sealing.set_attribute(names.FRAMES, answer.frames)
 
     # From the parent's bytes to an opened message.
@@ -171,15 +176,26 @@ class Inference:
         raise LinkError(f"The parent sent {message.type.name} within a request's body.")
 
     def _admit(self, header: RequestHeader) -> WorkerBinding:
-        """Refuse what can be refused by the header alone; return the worker that the request will be sealed to."""
+        """Refuse what can be refused by the header alone; return the worker that the request would be sealed to."""
+        # Before `iat` is judged: with a wrong clock a good request would be told `expired`.
+        self._state.host_clock.check()
         check_header(header, self._fields, now_ms=self._state.clock_ms())
-        worker = self._state.worker
+        return self._bound(header)
+
+    def _bound(self, header: RequestHeader) -> WorkerBinding:
+        """Return the worker that is bound now; refuse while clock, age or level do not allow to use it."""
+        state = self._state
+        state.host_clock.check()
+        worker = state.worker
         if worker is None:
             raise ProblemError(
                 "host-failed", "No GPU worker is bound to this host's enclave yet.", retry_after_s=RETRY_AFTER_S
             )
-        # The level of this binding: another may come while the request runs, and the receipt speaks of this one.
-        self._level = assurance_level(self._state.nsm_level, host_attested=worker.host_attested)
+        now_s = state.monotonic()
+        worker.check_age(now_s)
+        # Level and age of this binding: another may come while the request runs, and the receipt speaks of this one.
+        self._level = assurance_level(state.nsm_level, host_attested=worker.host_attested)
+        self._proof = worker.proof(now_s)
         check_assurance(header, self._level)
         return worker
 
@@ -218,7 +234,7 @@ class Inference:
     async def _send_hop(self, data: bytes) -> None:
         await self._link.send(LinkType.HOP_DATA, data, timeout_s=WRITE_STALL_S)
 
-    async def _relay(self, hop: ResponseOpener, answer: Answer) -> None:
+    async def _relay(self, hop: ResponseOpener, answer: Answer, worker: WorkerBinding) -> None:
         """Seal what the worker answers, frame by frame as it comes, and the receipt after it."""
         digest: str | None = None
         ended = False
@@ -238,8 +254,8 @@ class Inference:
                 elif digest is None:
                     raise OpenError("the worker's answer has a tail and no head")
                 else:
-                    tail = HopTail.decode(opened.data)
-                    await answer.finish(self._receipt(digest, tail.wash))
+                    HopTail.decode(opened.data)
+                    await answer.finish(self._receipt(digest, worker))
         if not ended:
             # Nothing depends on it; left unread, it would make the close look like a break to the parent.
             await self._inbound.next(HOP_END_S)
@@ -263,9 +279,10 @@ class Inference:
         head, body = error_body(error.status, str(error))
         answer.head(head)
         await answer.body(body)
-        await answer.finish(self._receipt("", worker.wash))
+        await answer.finish(self._receipt("", worker))
 
-    def _receipt(self, model_digest: str, wash: Mapping[str, str | int] | None) -> Receipt:
+    def _receipt(self, model_digest: str, worker: WorkerBinding) -> Receipt:
+        # The wash is the binding's, which the worker's document covers; its hop tail says the same of the same key.
         identity = self._state.identity
         return Receipt(
             request=self._opener.th,
@@ -274,5 +291,6 @@ class Inference:
             region=identity.region,
             instance=identity.instance_id,
             model_digest=model_digest,
-            wash=wash,
+            wash=None if worker.wash is None else worker.wash.as_map(),
+            proof=self._proof,
         )
