@@ -285,7 +285,7 @@ class EnclaveServer:
             "replay_entries": len(state.replay),
             "pcr0": state.identity.pcr0,
             "worker_epoch": state.worker.epoch if state.worker is not None else None,
-            "binding_age_s": None if age_s is None else int(age_s),
+            "binding_age_ms": None if age_s is None else int(age_s * 1000),
             "clock_skew_ms": state.host_clock.skew_ms,
             "kms_calls": state.keyring.kms_calls,
             "requests": state.requests,

@@ -73,6 +73,12 @@ class WorkerIdentity:
         return self._current.epoch
 
     @property
+    def accepted(self) -> tuple[bytes, ...]:
+        """The epochs whose keys are accepted now, the current one first."""
+        self._previous = self._live(self._monotonic())
+        return (self._current.epoch, *(each.epoch for each in self._previous))
+
+    @property
     def wash(self) -> dict[str, str | int] | None:
         """The last car wash as receipts carry it, None while there was none."""
         return None if self._wash is None else self._wash.as_map()

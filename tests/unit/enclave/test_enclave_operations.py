@@ -68,11 +68,12 @@ async def test_health_says_what_is_missing_and_what_is_there(tmp_path: Path) -> 
         "replay_entries": 1,
         "pcr0": PCRS[0],
         "worker_epoch": running.worker.epoch,
-        "binding_age_s": 0,
+        "binding_age_ms": after["binding_age_ms"],
         "clock_skew_ms": after["clock_skew_ms"],
         "kms_calls": 1,
         "requests": 1,
     }, "what the parent's page is made from"
+    assert 0 <= after["binding_age_ms"] < 5_000, "it was bound just now"
     assert abs(after["clock_skew_ms"]) < 5_000, "one clock for both here"
 
 
