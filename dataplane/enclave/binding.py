@@ -17,12 +17,13 @@ from cryptography import x509
 from dataplane.protocol import cbor
 from dataplane.protocol.attestation.document import MAX_DOCUMENT_BYTES, PCR_BYTES, instance_pcr4
 from dataplane.protocol.attestation.verify import AttestationPolicy, verify
-from dataplane.protocol.errors import AttestationError, MrgcError, SettingsError
+from dataplane.protocol.errors import AttestationError, MrgcError, OpenError, ProblemError, SettingsError
 from dataplane.protocol.hop import worker_binding_digest
+from dataplane.protocol.wash import Wash
 
 CHALLENGE_BYTES = 32
 MAX_ANSWER_BYTES = MAX_DOCUMENT_BYTES + 512
-"""A document, 80 bytes of keys and digests, a time, and the map around them."""
+"""A document, 80 bytes of keys and digests, a wash of about 60 bytes, and the maps around them."""
 
 ANSWER_ITEMS = 1 + 2 * 5
 """The map and its five members."""
@@ -30,8 +31,12 @@ ANSWER_ITEMS = 1 + 2 * 5
 PUBLIC_KEY_BYTES = 32
 EPOCH_BYTES = 16
 DIGEST_BYTES = 32
-MAX_WASH_MS = 2**53
-_KEYS = frozenset({"public_key", "epoch", "wash_ms", "config_digest", "document"})
+MAX_BINDING_AGE_S = 900.0
+"""Longest that one proof of a worker and its host is used, counted by the enclave's own monotonic clock from the
+moment that the challenge left. The parent binds again after ten minutes (`dataplane/parent/keeper.py`)."""
+
+RETRY_AFTER_S = 1
+_KEYS = frozenset({"public_key", "epoch", "wash", "config_digest", "document"})
 
 Measurements = Sequence[Mapping[int, bytes]]
 
@@ -42,18 +47,48 @@ class BindingError(MrgcError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBinding:
-    """A worker's hop key with what it is bound to; `wash_ms` is the time of its last car wash, ms since 1970."""
+    """A worker's hop key with what it is bound to.
+
+    `wash` is its host's last car wash, `bound_s` when it was challenged (monotonic), `document_s` how old its document
+    was then in seconds, None where it proved nothing.
+    """
 
     public_key: bytes
     epoch: bytes
     config_digest: bytes
-    wash_ms: int
+    wash: Wash | None
     host_attested: bool
+    bound_s: float
+    document_s: float | None = None
 
-    @property
-    def wash(self) -> dict[str, Any]:
-        """The last car wash as a receipt names it."""
-        return {"id": self.epoch.hex(), "time": self.wash_ms}
+    def age_s(self, now_s: float) -> float:
+        """Seconds since the challenge."""
+        return now_s - self.bound_s
+
+    def proof(self, now_s: float) -> dict[str, int]:
+        """The ages of binding and document in whole seconds, as a receipt's `proof` has them."""
+        age_s = self.age_s(now_s)
+        ages = {"binding": max(0, int(age_s))}
+        if self.document_s is not None:
+            ages["document"] = max(0, int(age_s + self.document_s))
+        return ages
+
+    def check_age(self, now_s: float) -> None:
+        """Refuse a binding that is too old to seal anything to; raises `ProblemError` host-failed."""
+        if not 0 <= self.age_s(now_s) < MAX_BINDING_AGE_S:
+            raise ProblemError(
+                "host-failed",
+                f"The GPU worker's binding is older than {MAX_BINDING_AGE_S / 60:g} minutes and was not renewed.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def same_host(self, other: WorkerBinding | None) -> bool:
+        """Whether another binding is to the same host in the same state: no car wash, no other configuration."""
+        return other is not None and (self.wash, self.config_digest, self.host_attested) == (
+            other.wash,
+            other.config_digest,
+            other.host_attested,
+        )
 
 
 def assurance_level(nsm_level: int, *, host_attested: bool) -> int:
@@ -70,20 +105,31 @@ def judge_answer(
     own_pcr4: bytes,
     allowed: Measurements,
     now_ms: int,
+    challenged_s: float = 0.0,
+    configurations: frozenset[bytes] = frozenset(),
     roots: Sequence[x509.Certificate] | None = None,
 ) -> WorkerBinding:
     """Read a worker's answer and verify its document if it has one and this image has measurements to compare with.
 
-    Raises `BindingError` for a malformed answer and `AttestationError` for a document that does not hold: a worker
-    that shows a bad document is refused, not taken at a lower level.
+    `challenged_s` (monotonic) is when the challenge left. A non-empty `configurations` is what workers may have, at
+    every level; without one no host is attested. Raises `BindingError` for a malformed answer or another configuration,
+    and `AttestationError` for a document that does not hold: a worker that shows a bad document is refused, not taken
+    at a lower level.
     """
     fields = _read(answer)
     document = fields["document"]
+    if configurations and fields["config_digest"] not in configurations:
+        raise BindingError(
+            f"The worker's configuration {fields['config_digest'].hex()} is not among those that this enclave image "
+            "allows; `mrgc worker configuration` on the host says what it is made of."
+        )
     attested = document is not None and bool(allowed)
+    document_s: float | None = None
     if attested:
-        digest = worker_binding_digest(fields["public_key"], fields["epoch"], fields["config_digest"])
+        digest = worker_binding_digest(fields["public_key"], fields["epoch"], fields["config_digest"], fields["wash"])
         policy = AttestationPolicy(allowed_pcrs=allowed, nonce=challenge, user_data=digest, tpm=True)
         shown = verify(document, now_ms=now_ms, policy=policy, roots=roots)
+        document_s = max(0.0, (now_ms - shown.timestamp_ms) / 1000)
         if instance_pcr4(shown.instance_id) != own_pcr4:
             raise AttestationError(
                 "The worker's document comes from another instance than this enclave's.", reason="instance"
@@ -92,8 +138,10 @@ def judge_answer(
         public_key=fields["public_key"],
         epoch=fields["epoch"],
         config_digest=fields["config_digest"],
-        wash_ms=fields["wash_ms"],
-        host_attested=attested,
+        wash=fields["wash"],
+        host_attested=attested and bool(configurations),
+        bound_s=challenged_s,
+        document_s=document_s,
     )
 
 
@@ -108,8 +156,11 @@ def _read(answer: bytes) -> dict[str, Any]:
     for name, length in lengths.items():
         if not isinstance(fields[name], bytes) or len(fields[name]) != length:
             raise BindingError(f"The worker's {name} is not {length} bytes.")
-    if type(fields["wash_ms"]) is not int or not 0 <= fields["wash_ms"] < MAX_WASH_MS:
-        raise BindingError("The worker's wash_ms is not a time in ms since 1970.")
+    if fields["wash"] is not None:
+        try:
+            fields["wash"] = Wash.from_map(fields["wash"], "worker's binding")
+        except OpenError as error:
+            raise BindingError(f"The worker's wash can't be read: {error}.") from None
     if fields["document"] is not None and not isinstance(fields["document"], bytes):
         raise BindingError("The worker's document is neither bytes nor absent.")
     return fields

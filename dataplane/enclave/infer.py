@@ -18,6 +18,7 @@ from opentelemetry.trace import Span
 from dataplane.enclave.answer import WRITE_STALL_S, Answer, error_body
 from dataplane.enclave.binding import WorkerBinding, assurance_level
 from dataplane.enclave.checks import check_assurance, check_header, read_message
+from dataplane.enclave.hostclock import HostClock
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound
 from dataplane.enclave.keyring import Keyring
@@ -73,6 +74,7 @@ class EnclaveState:
     salt_secret: bytes = field(repr=False)
     clock_ms: Callable[[], int]
     monotonic: Callable[[], float]
+    host_clock: HostClock
     worker: WorkerBinding | None = None
     requests: int = 0
 
@@ -97,6 +99,7 @@ class Inference:
         self._opener = RequestOpener()
         self._answer: Answer | None = None
         self._level = 0
+        self._proof: dict[str, int] = {}
 
     @property
     def started(self) -> bool:
@@ -118,6 +121,8 @@ class Inference:
             )
             answer = self._answer = Answer(self._link, self._opener, monotonic=self._state.monotonic)
             try:
+                # The newest binding, with its own age and level: the one at admission may have been replaced meanwhile.
+                worker = self._bound(header)
                 hop = await self._ask_worker(header, worker, span, reservation)
             except MessageError as error:
                 await self._refuse(answer, worker, error)
@@ -127,7 +132,7 @@ class Inference:
             self._opener.drop()
             reservation.close()
         with self._state.telemetry.span(names.ENCLAVE_SEAL, parent=span) as sealing:
-            await self._relay(hop, answer)
+            await self._relay(hop, answer, worker)
             sealing.set_attribute(names.FRAMES, answer.frames)
 
     # From the parent's bytes to an opened message.
@@ -178,15 +183,26 @@ class Inference:
         raise LinkError(f"The parent sent {message.type.name} within a request's body.")
 
     def _admit(self, header: RequestHeader) -> WorkerBinding:
-        """Refuse what can be refused by the header alone; return the worker that the request will be sealed to."""
+        """Refuse what can be refused by the header alone; return the worker that the request would be sealed to."""
+        # Before `iat` is judged: with a wrong clock a good request would be told `expired`.
+        self._state.host_clock.check()
         check_header(header, self._fields, now_ms=self._state.clock_ms())
-        worker = self._state.worker
+        return self._bound(header)
+
+    def _bound(self, header: RequestHeader) -> WorkerBinding:
+        """Return the worker that is bound now; refuse while clock, age or level do not allow to use it."""
+        state = self._state
+        state.host_clock.check()
+        worker = state.worker
         if worker is None:
             raise ProblemError(
                 "host-failed", "No GPU worker is bound to this host's enclave yet.", retry_after_s=RETRY_AFTER_S
             )
-        # The level of this binding: another may come while the request runs, and the receipt speaks of this one.
-        self._level = assurance_level(self._state.nsm_level, host_attested=worker.host_attested)
+        now_s = state.monotonic()
+        worker.check_age(now_s)
+        # Level and age of this binding: another may come while the request runs, and the receipt speaks of this one.
+        self._level = assurance_level(state.nsm_level, host_attested=worker.host_attested)
+        self._proof = worker.proof(now_s)
         check_assurance(header, self._level)
         return worker
 
@@ -235,7 +251,7 @@ class Inference:
     async def _send_hop(self, data: bytes) -> None:
         await self._link.send(LinkType.HOP_DATA, data, timeout_s=WRITE_STALL_S)
 
-    async def _relay(self, hop: ResponseOpener, answer: Answer) -> None:
+    async def _relay(self, hop: ResponseOpener, answer: Answer, worker: WorkerBinding) -> None:
         """Seal what the worker answers, frame by frame as it comes, and the receipt after it."""
         digest: str | None = None
         ended = False
@@ -250,12 +266,12 @@ class Inference:
                 if start:
                     await asyncio.sleep(0)
                 for opened in hop.feed(payload[start : start + HOP_SLICE_BYTES]):
-                    digest = await self._pass_on(opened, digest, answer)
+                    digest = await self._pass_on(opened, digest, answer, worker)
         if not ended:
             # Nothing depends on it; left unread, it would make the close look like a break to the parent.
             await self._inbound.next(HOP_END_S)
 
-    async def _pass_on(self, opened: Opened, digest: str | None, answer: Answer) -> str:
+    async def _pass_on(self, opened: Opened, digest: str | None, answer: Answer, worker: WorkerBinding) -> str:
         """Seal one frame's data to the tenant; return the model digest that the answer's head named."""
         if digest is None and not opened.final:
             head = HopHead.decode(opened.data)
@@ -264,7 +280,8 @@ class Inference:
         if digest is None:
             raise OpenError("the worker's answer has a tail and no head")
         if opened.final:
-            await answer.finish(self._receipt(digest, HopTail.decode(opened.data).wash))
+            HopTail.decode(opened.data)
+            await answer.finish(self._receipt(digest, worker))
         else:
             await answer.body(opened.data)
         return digest
@@ -288,9 +305,10 @@ class Inference:
         head, body = error_body(error.status, str(error))
         answer.head(head)
         await answer.body(body)
-        await answer.finish(self._receipt("", worker.wash))
+        await answer.finish(self._receipt("", worker))
 
-    def _receipt(self, model_digest: str, wash: Mapping[str, str | int] | None) -> Receipt:
+    def _receipt(self, model_digest: str, worker: WorkerBinding) -> Receipt:
+        # The wash is the binding's, which the worker's document covers; its hop tail says the same of the same key.
         identity = self._state.identity
         return Receipt(
             request=self._opener.th,
@@ -299,5 +317,6 @@ class Inference:
             region=identity.region,
             instance=identity.instance_id,
             model_digest=model_digest,
-            wash=wash,
+            wash=None if worker.wash is None else worker.wash.as_map(),
+            proof=self._proof,
         )

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from cryptography import x509
 
-from dataplane.enclave.binding import read_host_measurements
 from dataplane.enclave.bridge import LoopbackBridge
 from dataplane.enclave.credentials import RelayedCredentials
+from dataplane.enclave.hostclock import WatchedNsm
+from dataplane.enclave.hostrules import HostRules, read_host_rules
 from dataplane.enclave.identity import read_identity
 from dataplane.enclave.kms import BotoKms
 from dataplane.enclave.nsm import Nsm
@@ -41,27 +42,28 @@ async def serve_enclave(
 
     `attestation_roots` judge the worker's document; None is AWS's alone. Raises `MrgcError`.
     """
-    measurements = (
-        () if settings.host_measurements_file is None else read_host_measurements(settings.host_measurements_file)
-    )
-    identity = read_identity(nsm, region=settings.mrgc_region)
+    rules = HostRules() if settings.host_measurements_file is None else read_host_rules(settings.host_measurements_file)
+    # Whatever asks for a document from here on, KMS calls included, is a look at the hypervisor's time.
+    # One module signs for all, one document at a time: data keys go first, whoever asks for documents.
+    gate = NsmGate(nsm)
+    watched = WatchedNsm(gate.later, clock_ms=clock_ms, monotonic=monotonic)
+    identity = read_identity(watched, region=settings.mrgc_region)
     credentials = RelayedCredentials(clock_ms=clock_ms)
     telemetry = Telemetry.relayed("enclave", region=identity.region, instance_id=identity.instance_id)
     bridge = LoopbackBridge(settings.kms_proxy_address, monotonic=monotonic)
     await bridge.start()
-    # One module signs for both, one document at a time: data keys go first, whoever asks for documents.
-    gate = NsmGate(nsm)
-    kms = BotoKms(nsm=gate.first, credentials=credentials, region=identity.region, proxy_url=bridge.url)
+    kms = BotoKms(nsm=watched.beside(gate.first), credentials=credentials, region=identity.region, proxy_url=bridge.url)
     server = EnclaveServer(
         address=settings.enclave_listen_address,
-        nsm=gate.later,
+        nsm=watched,
         identity=identity,
         kms=kms,
         credentials=credentials,
         telemetry=telemetry,
         clock_ms=clock_ms,
         monotonic=monotonic,
-        host_measurements=measurements,
+        host_measurements=rules.allowed,
+        configurations=rules.configurations,
         attestation_roots=attestation_roots,
         max_connections=settings.max_connections,
     )

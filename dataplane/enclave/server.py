@@ -16,6 +16,7 @@ from cryptography import x509
 from dataplane.enclave.binding import (
     CHALLENGE_BYTES,
     MAX_ANSWER_BYTES,
+    MAX_BINDING_AGE_S,
     BindingError,
     Measurements,
     WorkerBinding,
@@ -24,13 +25,13 @@ from dataplane.enclave.binding import (
 from dataplane.enclave.checks import deadline_s
 from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
 from dataplane.enclave.datakeys import DataKeyCache
+from dataplane.enclave.hostclock import WatchedNsm
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound, ParentGoneError
 from dataplane.enclave.infer import EnclaveState, Inference
 from dataplane.enclave.keyring import Keyring
 from dataplane.enclave.kms import KmsDecryptor
 from dataplane.enclave.memory import ByteBudget
-from dataplane.enclave.nsm import Nsm
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import SECRET_BYTES
 from dataplane.mesh.address import Address, start_server
@@ -79,7 +80,7 @@ class EnclaveServer:
         self,
         *,
         address: Address,
-        nsm: Nsm,
+        nsm: WatchedNsm,
         identity: EnclaveIdentity,
         kms: KmsDecryptor,
         credentials: RelayedCredentials,
@@ -87,6 +88,7 @@ class EnclaveServer:
         clock_ms: Callable[[], int],
         monotonic: Callable[[], float],
         host_measurements: Measurements = (),
+        configurations: frozenset[bytes] = frozenset(),
         attestation_roots: Sequence[x509.Certificate] | None = None,
         max_connections: int = MAX_CONNECTIONS,
         replay: ReplayWindow | None = None,
@@ -97,10 +99,12 @@ class EnclaveServer:
         self._nsm = nsm
         self._credentials = credentials
         self._host_measurements = host_measurements
+        self._configurations = configurations
         self._roots = attestation_roots
         self._max_connections = max_connections
         self._telemetry = telemetry
         self._clock_ms = clock_ms
+        self._monotonic = monotonic
         self.state = EnclaveState(
             identity=identity,
             nsm_level=nsm.assurance,
@@ -117,18 +121,20 @@ class EnclaveServer:
             salt_secret=os.urandom(SECRET_BYTES),
             clock_ms=clock_ms,
             monotonic=monotonic,
+            host_clock=nsm.clock,
         )
         self._attests = Admission(max_in_flight=1, max_queue=MAX_WAITING_ATTESTS)
         self._server: asyncio.Server | None = None
-        self._sweepers: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen; raises `AddressError`."""
         self._server = await start_server(self._accept, self._address)
-        self._sweepers = [
+        self._background = [
             asyncio.create_task(self.state.keyring.sweep(), name="enclave.sweep"),
             asyncio.create_task(self._forget(), name="enclave.forget"),
+            asyncio.create_task(self._nsm.keep_looking(), name="enclave.clock"),
         ]
 
     async def close(self, *, drain_s: float) -> None:
@@ -137,7 +143,7 @@ class EnclaveServer:
             self._server.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=drain_s)
-        owned = [*self._tasks, *self._sweepers]
+        owned = [*self._tasks, *self._background]
         for task in owned:
             task.cancel()
         await asyncio.gather(*owned, return_exceptions=True)
@@ -287,9 +293,11 @@ class EnclaveServer:
 
     def health(self) -> dict[str, object]:
         """Return what the parent's health page and registry record are made from."""
-        state = self.state
+        state, now_s = self.state, self._monotonic()
+        age_s = None if state.worker is None else state.worker.age_s(now_s)
+        fresh = age_s is not None and age_s < MAX_BINDING_AGE_S
         return {
-            "ready": state.worker is not None and self._credentials.usable,
+            "ready": fresh and self._credentials.usable and not state.host_clock.fault,
             "credentials": self._credentials.usable,
             "worker": state.worker is not None,
             "assurance": state.level,
@@ -297,6 +305,8 @@ class EnclaveServer:
             "replay_entries": len(state.replay),
             "pcr0": state.identity.pcr0,
             "worker_epoch": state.worker.epoch if state.worker is not None else None,
+            "binding_age_ms": None if age_s is None else int(age_s * 1000),
+            "clock_skew_ms": state.host_clock.skew_ms,
             "kms_calls": state.keyring.kms_calls,
             "requests": state.requests,
         }
@@ -320,7 +330,8 @@ class EnclaveServer:
 
     async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
         """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
-        challenge = os.urandom(CHALLENGE_BYTES)
+        await self._look()
+        challenge, challenged_s = os.urandom(CHALLENGE_BYTES), self._monotonic()
         await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
         await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
         answer = bytearray()
@@ -333,6 +344,8 @@ class EnclaveServer:
             if message.type is not LinkType.HOP_DATA or len(answer) + len(message.payload) > MAX_ANSWER_BYTES:
                 raise LinkError("The worker's answer to the challenge is too long, or something else came instead.")
             answer += message.payload
+        # The document's age is told by the host's clock. What is bound stays bound, and serves nothing meanwhile.
+        self.state.host_clock.check()
         try:
             worker = judge_answer(
                 bytes(answer),
@@ -340,6 +353,8 @@ class EnclaveServer:
                 own_pcr4=self.state.identity.pcr4,
                 allowed=self._host_measurements,
                 now_ms=self._clock_ms(),
+                challenged_s=challenged_s,
+                configurations=self._configurations,
                 roots=self._roots,
             )
         except (BindingError, AttestationError) as error:
@@ -350,10 +365,23 @@ class EnclaveServer:
         logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
         return worker
 
+    async def _look(self) -> None:
+        """Look at the hypervisor's time; a module that gives none shows in `host_clock`."""
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._nsm.look()
+        except (MrgcError, TimeoutError) as error:
+            logger.error("the security module gave no time (%s)", type(error).__name__)  # noqa: TRY400 - it says all
+
     def _wash(self, worker: WorkerBinding | None) -> None:
-        """Change the worker. Every binding may follow a car wash, and no data key outlives one."""
-        self.state.worker = worker
-        self.state.keyring.wash()
+        """Change the worker. No data key outlives a car wash, a worker that was refused, or another configuration.
+
+        A binding that only renews the last one keeps them: they are between tenant and enclave, the worker never has
+        one, and dropping them every ten minutes would send every session to KMS at once.
+        """
+        old, self.state.worker = self.state.worker, worker
+        if worker is None or not worker.same_host(old):
+            self.state.keyring.wash()
 
     def _log_bug(self, error: Exception) -> None:
         """Log where an unexpected error happened and of what type; its text could quote a message."""

@@ -113,7 +113,7 @@ class HostCalls:
             await _send_hop(enclave, answer)
             reply = await _reply(enclave, BIND_TIMEOUT_S)
         assurance, epoch = reply.get("assurance"), reply.get("epoch")
-        if not isinstance(assurance, int) or not isinstance(epoch, bytes):
+        if type(assurance) is not int or assurance not in (0, 1, 2) or not isinstance(epoch, bytes):
             raise ReplyError("The enclave's bind reply has no assurance and epoch.")
         return assurance, epoch
 

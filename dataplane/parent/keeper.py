@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from dataplane.mesh.admission import Admission
@@ -28,18 +29,25 @@ from dataplane.registry.registry import Registry
 
 MAX_BACKOFF_S = 10.0
 """The longest pause between two attempts to bind or to hand credentials over."""
+REBIND_JITTER = 0.1
+"""Renewals are spread over a tenth of their period, so that hosts that started together do not stay together."""
 FAREWELL_TIMEOUT_S = 5.0
 """For removing the host's record at the end of a drain."""
 
 logger = logging.getLogger(__name__)
 
 
-def must_bind(view: HostView) -> bool:
-    """Whether the enclave must challenge the worker: both answer, and the enclave holds another epoch or none."""
+def must_bind(view: HostView, *, rebind_s: float) -> bool:
+    """Whether the enclave must challenge the worker, `rebind_s` seconds being the age at which a binding is renewed.
+
+    So it is when both answer and the enclave holds no key of the worker, another than the newest (the worker started
+    anew, or its host was washed), or one for that long.
+    """
     enclave, worker = view.enclave, view.worker
     if enclave is None or worker is None or worker.epoch is None:
         return False
-    return not enclave.worker or enclave.worker_epoch != worker.epoch
+    old = enclave.binding_age_ms is not None and enclave.binding_age_ms >= rebind_s * 1000
+    return not enclave.worker or enclave.worker_epoch != worker.epoch or old
 
 
 def enclave_fault(view: HostView) -> str:
@@ -51,9 +59,15 @@ def enclave_fault(view: HostView) -> str:
         return "has no credentials"
     if not enclave.worker:
         return "has no worker"
-    if worker is not None and worker.epoch is not None and worker.epoch != enclave.worker_epoch:
+    # An older key that the worker still accepts serves on; a newer one may be told by the enclave first.
+    known = worker is None or worker.epoch is None or worker.accepts(enclave.worker_epoch)
+    if not known and not view.renewing:
         return "has an older key of the worker"
-    return "" if enclave.ready else "is not ready"
+    if enclave.ready:
+        return ""
+    figures = {"the binding's age": enclave.binding_age_ms, "the clock's skew": enclave.clock_skew_ms}
+    told = ", ".join(f"{name} {value / 1000:.0f} s" for name, value in figures.items() if value is not None)
+    return f"is not ready ({told})" if told else "is not ready"
 
 
 class Keeper:
@@ -71,7 +85,9 @@ class Keeper:
         registry: Registry | None,
         address: str,
         clock_ms: Callable[[], int],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
+        """`jitter` draws from 0 to 1: by how much of `REBIND_JITTER` the next renewal comes later."""
         self._settings = settings
         self._calls = calls
         self._view = view
@@ -81,6 +97,8 @@ class Keeper:
         self._registry = registry
         self._address = address
         self._clock_ms = clock_ms
+        self._jitter = jitter
+        self._rebind_s = self._next_rebind_s()
         self._given: Credentials | None = None
         self._report_now = asyncio.Event()
         self._bind_now = asyncio.Event()
@@ -114,8 +132,12 @@ class Keeper:
 
     async def _look_at_worker(self) -> None:
         view = self._view
+        bindings = view.bound_epochs
         try:
-            view.worker = await self._calls.worker_stats()
+            stats = await self._calls.worker_stats()
+            if view.bound_epochs != bindings:
+                return  # asked before a binding and answered after it: the binding looked itself
+            view.worker = stats
         except FAILURES as error:
             view.worker = None
             view.fsx_available = await asyncio.to_thread((self._settings.fsx_mount_point / "models").is_dir)
@@ -127,8 +149,12 @@ class Keeper:
         self._wake()
 
     async def _look_at_enclave(self) -> None:
+        bindings = self._view.bound_epochs
         try:
-            self._view.enclave = await self._calls.enclave_health()
+            report = await self._calls.enclave_health()
+            if self._view.bound_epochs != bindings:
+                return  # as above
+            self._view.enclave = report
         except FAILURES as error:
             self._view.enclave = None
             self._note(ENCLAVE, fault=f"does not answer ({type(error).__name__})")
@@ -138,7 +164,7 @@ class Keeper:
 
     def _wake(self) -> None:
         """Wake the loops that have something to mend."""
-        if must_bind(self._view):
+        if must_bind(self._view, rebind_s=self._rebind_s):
             self._bind_now.set()
         if self._view.enclave is not None and not self._view.enclave.credentials:
             self._hand_over_now.set()
@@ -152,17 +178,25 @@ class Keeper:
             self._report_now.set()
 
     async def _bind(self) -> bool:
-        if not must_bind(self._view):
+        if not must_bind(self._view, rebind_s=self._rebind_s):
             return True
+        view = self._view
+        view.renewing = enclave_fault(view) == ""
         try:
             assurance, epoch = await self._calls.bind()
+            view.bound(assurance, epoch)
         except FAILURES as error:
             logger.warning("the enclave did not accept the worker: %s", error)
             return False
+        finally:
+            view.renewing = False
         logger.info("the enclave accepted the worker's key", extra={"assurance": assurance, "epoch": epoch.hex()})
-        self._view.bound_epochs += 1
+        self._rebind_s = self._next_rebind_s()
         await self._look_at_enclave()  # before this loop decides again
         return True
+
+    def _next_rebind_s(self) -> float:
+        return self._settings.rebind_s * (1 + REBIND_JITTER * self._jitter())
 
     async def _hand_over(self) -> bool:
         enclave = self._view.enclave

@@ -14,6 +14,11 @@ from dataplane.registry.dynamodb import TABLE
 
 MAX_CID = 2**32 - 1
 
+REBIND_S = 600.0
+MAX_REBIND_S = 720.0
+"""The enclave serves nothing under a binding over 900 s. With a tenth of jitter, 792 s at most, two minutes are left
+for attempts that fail (1, 2, 4, 8, 10, 10, … s apart)."""
+
 
 class ParentSettings(SidecarSettings):
     """Everything that `python -m dataplane.parent` reads; docs/parent.md lists the variables."""
@@ -51,6 +56,13 @@ class ParentSettings(SidecarSettings):
     heartbeat_s: float = Field(2.0, ge=0.05, le=30, description="seconds between two reports, 0.05 to 30")
     poll_s: float = Field(
         1.0, ge=0.02, le=10, description="seconds between two looks at worker and enclave, 0.02 to 10"
+    )
+
+    rebind_s: float = Field(
+        REBIND_S,
+        ge=0.05,
+        le=MAX_REBIND_S,
+        description=f"seconds after which the worker is bound again, 0.05 to {MAX_REBIND_S:g}",
     )
 
     max_in_flight: int = Field(256, ge=1, le=10_000, description="requests at once, 1 to 10000")

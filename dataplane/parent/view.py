@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dataplane.protocol.errors import MrgcError
 
 EPOCH_BYTES = 16
+MAX_EPOCHS = 64
+"""Epochs believed of one worker: the current one, and those that its grace still accepts."""
 MAX_NAMES = 256
 """Model pools believed of one worker; the registry's records take as many."""
 ENGINES = ("vllm", "synthetic")
@@ -25,7 +27,11 @@ class ReplyError(MrgcError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveReport:
-    """The enclave's answer to `health`, as far as the parent acts on it."""
+    """The enclave's answer to `health`, as far as the parent acts on it.
+
+    `binding_age_ms` is how old the worker's binding is, `clock_skew_ms` how far this host's clock is ahead of the
+    hypervisor's; None where the enclave can't say.
+    """
 
     ready: bool
     credentials: bool
@@ -33,6 +39,8 @@ class EnclaveReport:
     assurance: int
     worker_epoch: bytes | None
     figures: Mapping[str, int]
+    binding_age_ms: int | None = None
+    clock_skew_ms: int | None = None
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> EnclaveReport:
@@ -51,12 +59,17 @@ class EnclaveReport:
             assurance=int(assurance),
             worker_epoch=epoch or None,
             figures={name: int(_number(reply.get(name))) for name in names},
+            binding_age_ms=_whole(reply.get("binding_age_ms")),
+            clock_skew_ms=_whole(reply.get("clock_skew_ms")),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """The worker's answer to `stats`. Memory in MB, times in seconds, `kv_cache_usage` 0 to 1."""
+    """The worker's answer to `stats`. Memory in MB, times in seconds, `kv_cache_usage` 0 to 1.
+
+    `epoch` names its newest key, `accepted` all that it accepts now.
+    """
 
     engine: str
     ready: bool
@@ -67,6 +80,7 @@ class WorkerReport:
     gpu: Mapping[str, Any]
     models: Mapping[str, Any]
     requests: Mapping[str, Any]
+    accepted: tuple[bytes, ...] = ()
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> WorkerReport:
@@ -87,7 +101,12 @@ class WorkerReport:
             gpu=_map(reply.get("gpu")),
             models=_map(reply.get("models")),
             requests=_map(reply.get("requests")),
+            accepted=_epochs(reply.get("accepted")),
         )
+
+    def accepts(self, epoch: bytes | None) -> bool:
+        """Whether a request under that epoch's key would be opened now."""
+        return epoch is not None and (epoch == self.epoch or epoch in self.accepted)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -102,7 +121,10 @@ class WorkerReport:
 
 @dataclass(slots=True)
 class HostView:
-    """The latest of everything; a report that is None has not come, or the last attempt to get it failed."""
+    """The latest of everything; a report that is None has not come, or the last attempt to get it failed.
+
+    `renewing` says that a binding which still serves is being renewed: enclave and worker may name different keys.
+    """
 
     enclave: EnclaveReport | None = None
     worker: WorkerReport | None = None
@@ -111,8 +133,18 @@ class HostView:
     success: float = 1.0
     failed_reports: int = 0
     bound_epochs: int = 0
+    renewing: bool = False
     handovers: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+
+    def bound(self, assurance: int, epoch: bytes) -> None:
+        """The enclave has just taken the worker's key `epoch`; reports asked for before know nothing of it."""
+        self.bound_epochs += 1
+        if self.worker is not None:
+            accepted = tuple(each for each in (epoch, self.worker.epoch, *self.worker.accepted) if each is not None)
+            self.worker = replace(self.worker, epoch=epoch, accepted=accepted[:MAX_EPOCHS])
+        if self.enclave is not None:
+            self.enclave = replace(self.enclave, worker=True, worker_epoch=epoch, assurance=assurance, binding_age_ms=0)
 
     def count(self, outcome: str) -> None:
         """One request has ended with `outcome`: `ok`, `aborted`, `client-gone` or a problem's code."""
@@ -139,6 +171,15 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
         return 0
     return value
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) < 2**53 else None
+
+
+def _epochs(value: Any) -> tuple[bytes, ...]:
+    listed = value[:MAX_EPOCHS] if isinstance(value, list | tuple) else ()
+    return tuple(each for each in listed if isinstance(each, bytes) and len(each) == EPOCH_BYTES)
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from dataplane.protocol.frames import check_pad
 from dataplane.protocol.hopmessage import HopHead, HopMessage, HopTail, hop_problem
 from dataplane.protocol.keys import KEY_BYTES
 from dataplane.protocol.suite import HOP_SUITE, MAX_HOP_HEADER_BYTES, VERSION
+from dataplane.protocol.wash import Wash, wash_bytes
 
 __all__ = [
     "CONFIG_DIGEST_BYTES",
@@ -148,11 +149,13 @@ class HopRequestOpener(EnvelopeOpener[HopHeader]):
     Every fault is `ProblemError` host-failed: the tenant did nothing wrong, and another host may do better.
     """
 
-    def __init__(self, private_key: X25519PrivateKey, epoch: bytes, config_digest: bytes) -> None:
-        """Key, epoch and configuration digest of the worker's current binding."""
+    def __init__(self, key_of: Callable[[bytes], X25519PrivateKey | None], config_digest: bytes) -> None:
+        """`key_of` gives the key of an epoch that the worker accepts when a header arrives, else None.
+
+        `config_digest` is of the worker's configuration.
+        """
         super().__init__(suite=HOP_SUITE, decode_header=HopHeader.decode)
-        self._private_key = private_key
-        self._epoch = epoch
+        self._key_of = key_of
         self._config_digest = config_digest
 
     def feed(self, data: bytes) -> None:
@@ -163,11 +166,12 @@ class HopRequestOpener(EnvelopeOpener[HopHeader]):
             self.unlock(self._secret(header))
 
     def _secret(self, header: HopHeader) -> bytes:
-        if header.epoch != self._epoch:
+        private_key = self._key_of(header.epoch)
+        if private_key is None:
             self._fail("host-failed", "the hop request is for another epoch of the GPU worker; bind the worker again")
-        info = _info(self._epoch, self._config_digest, header.rid)
+        info = _info(header.epoch, self._config_digest, header.rid)
         try:
-            secret = _HPKE.decrypt(header.enc + header.wrapped, self._private_key, info)
+            secret = _HPKE.decrypt(header.enc + header.wrapped, private_key, info)
         except (InvalidTag, ValueError):
             self._fail("host-failed", "the hop request is not sealed to this GPU worker's key; bind the worker again")
         if len(secret) != KEY_BYTES:
@@ -178,16 +182,17 @@ class HopRequestOpener(EnvelopeOpener[HopHeader]):
         return hop_problem(f"{detail} (hop, {code})" if code != "host-failed" else detail)
 
 
-def worker_binding_digest(public_key: bytes, epoch: bytes, config_digest: bytes) -> bytes:
+def worker_binding_digest(public_key: bytes, epoch: bytes, config_digest: bytes, wash: Wash | None) -> bytes:
     """Return the `user_data` of the worker's NitroTPM document.
 
-    SHA-256("mrgc/1 worker" || public key || epoch || configuration digest); `ProblemError` host-failed for wrong
-    lengths, because without fixed lengths the joined parts would be ambiguous.
+    SHA-256("mrgc/1 worker" || public key || epoch || configuration digest || wash id || u64 wash time), 24 zero bytes
+    for the last two where the host was never washed; `ProblemError` host-failed for wrong lengths, because without
+    fixed lengths the joined parts would be ambiguous.
     """
     _check_length("public key", public_key, PUBLIC_KEY_BYTES)
     _check_length("epoch", epoch, EPOCH_BYTES)
     _check_length("configuration digest", config_digest, CONFIG_DIGEST_BYTES)
-    return hashlib.sha256(_BINDING + public_key + epoch + config_digest).digest()
+    return hashlib.sha256(_BINDING + public_key + epoch + config_digest + wash_bytes(wash)).digest()
 
 
 def _info(epoch: bytes, config_digest: bytes, rid: bytes) -> bytes:

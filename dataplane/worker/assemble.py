@@ -47,7 +47,10 @@ def make_worker(
 ) -> WorkerServer:
     """Make the server and everything behind it; nothing runs yet. Call it in the event loop."""
     identity = WorkerIdentity(
-        config_digest=config_digest(settings, engine=factory.kind, version=factory.version), clock_ms=clock_ms, tpm=tpm
+        config_digest=config_digest(settings, engine=factory.kind, version=factory.version),
+        clock_ms=clock_ms,
+        monotonic=monotonic,
+        tpm=tpm,
     )
     pools = Pools(
         directory=PoolDirectory(settings.fsx_mount_point),

@@ -1,4 +1,8 @@
-"""Who this worker is to the enclave: an X25519 key, its epoch, and proof of the host where there is one."""
+"""Who this worker is to the enclave: an X25519 key, its epoch, and proof of the host where there is one.
+
+Three things happen to a worker, and they differ. It starts: a first key. It is bound: a new key, and the ones before
+are accepted for `PREVIOUS_KEY_S` more. Its host is washed: a new key, and none of before is accepted at all.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +12,60 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.hop import EPOCH_BYTES, HopRequestOpener, worker_binding_digest
+from dataplane.protocol.wash import WASH_ID_BYTES, Wash
 from dataplane.worker.tpm import Tpm, TpmError
 
 CHALLENGE_BYTES: Final = 32
 """An enclave's challenge, the `nonce` of the NitroTPM document."""
 
+PREVIOUS_KEY_S: Final = 65.0
+"""How long a key is accepted after a binding has replaced it. The enclave seals to the newest key that it holds; what
+it sealed just before has 2 s for the parent's connection and 30 s for either side of a send that stalls: 62 s at the
+very worst, and milliseconds in practice. What comes later is `host-failed` before anything was answered."""
+
+MAX_PREVIOUS: Final = 16
+"""Keys kept of before, the newest ones. The parent tries a binding that got lost again after 1, 2, 4, 8, 10, 10, … s,
+so ten attempts fall into `PREVIOUS_KEY_S`: the key that the enclave holds meanwhile is still among them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One key's lifetime: from the start, or a car wash, to the next."""
+    """One key's life; `until_s` (monotonic) is its end once another key has taken its place."""
 
     private_key: X25519PrivateKey = field(repr=False)
     epoch: bytes
-    wash_ms: int
+    until_s: float | None = None
 
     @property
     def public_key(self) -> bytes:
         """The 32 bytes that enclaves seal to."""
-        return self.private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return self.private_key.public_key().public_bytes_raw()
 
 
 class WorkerIdentity:
-    """Keeps the current epoch; private keys never leave this object and are never written anywhere."""
+    """Keeps the keys; private ones never leave this object and are never written anywhere."""
 
     def __init__(
         self,
         *,
         config_digest: bytes,
         clock_ms: Callable[[], int],
+        monotonic: Callable[[], float],
         tpm: Tpm | None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Start the first epoch. Without a TPM the worker proves nothing of its host (levels 0 and 1)."""
+        """Make the first key. Without a TPM the worker proves nothing of its host (levels 0 and 1)."""
         self.config_digest = config_digest
         self._clock_ms = clock_ms
+        self._monotonic = monotonic
         self._tpm = tpm
         self._random = random
         self._current = self._make()
+        self._previous: tuple[Epoch, ...] = ()
+        self._wash: Wash | None = None
 
     @property
     def epoch(self) -> bytes:
@@ -56,43 +73,77 @@ class WorkerIdentity:
         return self._current.epoch
 
     @property
-    def wash(self) -> dict[str, str | int]:
-        """Id and time of the last car wash (the start counts as one), as receipts carry them."""
-        return {"id": self._current.epoch.hex(), "time": self._current.wash_ms}
+    def accepted(self) -> tuple[bytes, ...]:
+        """The epochs whose keys are accepted now, the current one first."""
+        self._previous = self._live(self._monotonic())
+        return (self._current.epoch, *(each.epoch for each in self._previous))
+
+    @property
+    def wash(self) -> dict[str, str | int] | None:
+        """The last car wash as receipts carry it, None while there was none."""
+        return None if self._wash is None else self._wash.as_map()
 
     def rotate(self) -> None:
-        """Start a new epoch: enclaves that are bound to the old key are refused until they bind again."""
+        """Take a new key; what was sealed to the one before is accepted for `PREVIOUS_KEY_S` more."""
+        self._take(self._make())
+
+    def washed(self) -> None:
+        """Note that the host was washed just now: a new key, and no key of before opens anything any more.
+
+        The car wash itself is not part of this program yet, and nothing in it calls this.
+        """
+        self._wash = Wash(id=self._random(WASH_ID_BYTES), time_ms=self._clock_ms())
+        self._previous = ()
         self._current = self._make()
 
     def opener(self) -> HopRequestOpener:
-        """An opener for one hop request under the current key."""
-        return HopRequestOpener(self._current.private_key, self._current.epoch, self.config_digest)
+        """An opener for one hop request under any key that is accepted now."""
+        return HopRequestOpener(self._key, self.config_digest)
 
     async def bind(self, challenge: bytes) -> dict[str, object]:
-        """Answer an enclave's challenge.
+        """Answer an enclave's challenge with a new key, which replaces the current one.
 
-        The map holds `public_key`, `epoch`, `wash_ms`, `config_digest` and `document`: a NitroTPM document with the
-        challenge as its nonce, or None without a TPM. Raises `ProblemError` host-failed.
+        The map holds `public_key`, `epoch`, `wash` (or None), `config_digest` and `document`: a NitroTPM document with
+        the challenge as its nonce, or None without a TPM. Raises `ProblemError` host-failed; the key is then as it was.
         """
         if len(challenge) != CHALLENGE_BYTES:
             raise ProblemError(
                 "host-failed", f"The enclave's challenge has {len(challenge)} bytes; it must have {CHALLENGE_BYTES}."
             )
-        current = self._current
+        new, wash = self._make(), self._wash
         document: bytes | None = None
         if self._tpm is not None:
-            binding = worker_binding_digest(current.public_key, current.epoch, self.config_digest)
+            binding = worker_binding_digest(new.public_key, new.epoch, self.config_digest, wash)
             try:
                 document = await self._tpm.attest(nonce=challenge, user_data=binding)
             except TpmError as error:
                 raise ProblemError("host-failed", "The host's NitroTPM did not attest the GPU worker.") from error
+        if wash is not self._wash:
+            raise ProblemError("host-failed", "The GPU worker was washed while it was being bound; bind it again.")
+        self._take(new)
         return {
-            "public_key": current.public_key,
-            "epoch": current.epoch,
-            "wash_ms": current.wash_ms,
+            "public_key": new.public_key,
+            "epoch": new.epoch,
+            "wash": None if wash is None else wash.as_map(),
             "config_digest": self.config_digest,
             "document": document,
         }
 
+    def _take(self, new: Epoch) -> None:
+        now_s = self._monotonic()
+        old = self._current
+        retired = Epoch(private_key=old.private_key, epoch=old.epoch, until_s=now_s + PREVIOUS_KEY_S)
+        self._previous = (retired, *self._live(now_s))[:MAX_PREVIOUS]
+        self._current = new
+
+    def _key(self, epoch: bytes) -> X25519PrivateKey | None:
+        """Return the key of an epoch that is accepted at this moment."""
+        self._previous = self._live(self._monotonic())
+        found = [each.private_key for each in (self._current, *self._previous) if each.epoch == epoch]
+        return found[0] if found else None
+
+    def _live(self, now_s: float) -> tuple[Epoch, ...]:
+        return tuple(each for each in self._previous if each.until_s is not None and now_s < each.until_s)
+
     def _make(self) -> Epoch:
-        return Epoch(private_key=X25519PrivateKey.generate(), epoch=self._random(EPOCH_BYTES), wash_ms=self._clock_ms())
+        return Epoch(private_key=X25519PrivateKey.generate(), epoch=self._random(EPOCH_BYTES))

@@ -138,6 +138,7 @@ class Inference:
     async def _answer(self, message: HopMessage, answer: Answer, span: Span) -> None:
         """Run one message and send its whole answer."""
         began = self.monotonic()
+        wash = self.identity.wash  # the one before this request, whatever comes while it runs
         self._admit(message.model)
         self.in_flight[message.model] = self.in_flight.get(message.model, 0) + 1
         try:
@@ -163,7 +164,7 @@ class Inference:
                     await answer.send(head.encode())
                 usage = reply.usage()
             _record(span, message.model, usage)
-            tail = HopTail(usage=usage.as_map() if usage is not None else {}, wash=self.identity.wash)
+            tail = HopTail(usage=usage.as_map() if usage is not None else {}, wash=wash)
             await answer.send(tail.encode(), final=True)
         finally:
             self._leave(message.model)

@@ -164,6 +164,7 @@ class WorkerServer:
             "engine": self.factory.kind,
             "ready": self.pools.is_loaded(self.default_pool),
             "epoch": self.identity.epoch,
+            "accepted": list(self.identity.accepted),
             "waiting": load.waiting,
             "running": load.running,
             "in_flight": sum(self.inference.in_flight.values()),

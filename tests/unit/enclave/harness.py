@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
+from dataplane.enclave.hostclock import WatchedNsm
 from dataplane.enclave.identity import read_identity
 from dataplane.enclave.memory import ByteBudget
 from dataplane.enclave.replay import ReplayWindow
@@ -28,6 +29,7 @@ from dataplane.protocol.hop import HopHead, HopMessage, HopRequestOpener, HopTai
 from dataplane.protocol.link import LinkMessage, LinkType
 from dataplane.protocol.message import RequestMessage, ResponseHead
 from dataplane.protocol.receipt import Receipt
+from dataplane.protocol.wash import Wash
 from observability.tracing import Telemetry
 from stacks.local.nsm import SoftwareNsm
 from stacks.local.pki import Authority, create_nsm_root
@@ -36,6 +38,7 @@ DEADLINE_S = 5.0
 PCRS = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
 KEY_ARN = "arn:aws:kms:us-east-1:111122223333:key/mrk-00000000000000000000000000000001"
 CONFIG_DIGEST = b"\x07" * 32
+WASH = Wash(id=b"w" * 16, time_ms=1_700_000_000_000)
 
 
 @dataclass
@@ -83,7 +86,7 @@ class HopWorker:
     epoch: bytes = field(default_factory=lambda: os.urandom(16))
     key: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate, repr=False)
     seen: list[HopMessage] = field(default_factory=list, repr=False)
-    wash_ms: int = 1_700_000_000_000
+    wash: Wash | None = WASH
 
     @property
     def public_key(self) -> bytes:
@@ -94,7 +97,7 @@ class HopWorker:
             {
                 "public_key": self.public_key,
                 "epoch": self.epoch,
-                "wash_ms": self.wash_ms,
+                "wash": None if self.wash is None else self.wash.as_map(),
                 "config_digest": CONFIG_DIGEST,
                 "document": self.document(challenge, self),
             }
@@ -102,7 +105,7 @@ class HopWorker:
 
     async def generate(self, request: bytes) -> AsyncIterator[bytes]:
         """Yield the sealed answer to one hop request, piece by piece."""
-        opener = HopRequestOpener(self.key, self.epoch, CONFIG_DIGEST)
+        opener = HopRequestOpener({self.epoch: self.key}.get, CONFIG_DIGEST)
         opener.feed(request)
         opener.finish()
         self.seen.append(HopMessage.decode(opener.message() or b""))
@@ -119,7 +122,7 @@ class HopWorker:
             yield sealer.seal(chunk)
         if self.cut_after is not None:
             return
-        wash: dict[str, str | int] = {"id": self.epoch.hex(), "time": self.wash_ms}
+        wash = None if self.wash is None else self.wash.as_map()
         yield sealer.seal(HopTail(usage={"completion_tokens": 2}, wash=wash).encode(), final=True)
 
 
@@ -184,28 +187,39 @@ class Enclave:
     def __init__(self, tmp_path: Path, *, nsm: SoftwareNsm | None = None, **options: Any) -> None:
         self.address = UnixAddress(str(tmp_path / "enclave.sock"))
         self.offset_ms = 0
+        self.advance_s = 0.0
         self.root: Authority = options.pop("root", None) or create_nsm_root()
         self.nsm = nsm or SoftwareNsm(
-            root=self.root, pcrs=PCRS, instance_id="i-0aaaabbbbccccdddd", clock_ms=self.now_ms
+            root=self.root, pcrs=PCRS, instance_id="i-0aaaabbbbccccdddd", clock_ms=self.true_ms
         )
+        self.watched = WatchedNsm(self.nsm, clock_ms=self.now_ms, monotonic=self.now_s)
         self.kms = HeldKms()
         self.worker = HopWorker()
         self.credentials = options.pop("credentials", None) or RelayedCredentials(clock_ms=self.now_ms)
         self.server = EnclaveServer(
             address=self.address,
-            nsm=self.nsm,
-            identity=read_identity(self.nsm),
+            nsm=self.watched,
+            identity=read_identity(self.watched),
             kms=options.pop("decryptor", self.kms),
             credentials=self.credentials,
             telemetry=Telemetry.relayed("enclave", region="us-east-1"),
             clock_ms=self.now_ms,
-            monotonic=time.monotonic,
+            monotonic=self.now_s,
             attestation_roots=[self.root.certificate],
             **options,
         )
 
+    def true_ms(self) -> int:
+        """The hypervisor's time, which documents have."""
+        return int((time.time() + self.advance_s) * 1000)
+
     def now_ms(self) -> int:
-        return int(time.time() * 1000) + self.offset_ms
+        """The host's clock: wrong by `offset_ms`."""
+        return self.true_ms() + self.offset_ms
+
+    def now_s(self) -> float:
+        """The enclave's monotonic clock; `advance_s` lets time pass on all clocks."""
+        return time.monotonic() + self.advance_s
 
     # The tenant.
 

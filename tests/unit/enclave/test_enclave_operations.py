@@ -29,11 +29,13 @@ from dataplane.protocol.attestation.verify import SECURE_BOOT_OFF_PCR7, Attestat
 from dataplane.protocol.errors import AttestationError, LinkError, ProblemError, SettingsError
 from dataplane.protocol.hop import worker_binding_digest
 from dataplane.protocol.link import LinkType
+from dataplane.protocol.wash import Wash
 from stacks.local.nsm import SoftwareNsm
 from stacks.local.pki import create_nsm_root
 from tests.unit.enclave.harness import CONFIG_DIGEST, PCRS, Enclave, HopWorker, enclave
 
 INSTANCE = "i-0aaaabbbbccccdddd"
+CONFIGURATIONS = frozenset({CONFIG_DIGEST})
 HOST = {4: b"\x44" * 48, 12: b"\x55" * 48}
 TPM_PCRS = {0: b"\x01" * 48, 1: b"\x02" * 48, 2: b"\x03" * 48, **HOST}
 CREDENTIALS = {
@@ -66,9 +68,13 @@ async def test_health_says_what_is_missing_and_what_is_there(tmp_path: Path) -> 
         "replay_entries": 1,
         "pcr0": PCRS[0],
         "worker_epoch": running.worker.epoch,
+        "binding_age_ms": after["binding_age_ms"],
+        "clock_skew_ms": after["clock_skew_ms"],
         "kms_calls": 1,
         "requests": 1,
     }, "what the parent's page is made from"
+    assert 0 <= after["binding_age_ms"] < 5_000, "it was bound just now"
+    assert abs(after["clock_skew_ms"]) < 5_000, "one clock for both here"
 
 
 async def test_attest_returns_a_fresh_document_over_the_nonce(tmp_path: Path) -> None:
@@ -130,15 +136,25 @@ async def test_an_unknown_operation_is_refused(tmp_path: Path) -> None:
 # Binding.
 
 
-async def test_a_binding_drops_every_data_key(tmp_path: Path) -> None:
+async def test_a_car_wash_drops_every_data_key(tmp_path: Path) -> None:
     async with enclave(tmp_path) as running:
         session = running.session()
         await running.infer(running.seal(session=session))
-        running.worker = HopWorker()
+        running.worker = HopWorker(wash=Wash(id=b"v" * 16, time_ms=1_800_000_000_000))
         await running.bind()
-        assert (await running.call(op="health")).map()["data_keys"] == 0, "a new epoch follows a car wash"
+        assert (await running.call(op="health")).map()["data_keys"] == 0, "none survives a car wash"
         assert (await running.infer(running.seal(session=session))).head.status == 200, "the new worker serves"
         assert running.kms.calls == 2, "KMS was asked again"
+
+
+async def test_a_binding_that_only_renews_the_last_one_keeps_data_keys(tmp_path: Path) -> None:
+    async with enclave(tmp_path) as running:
+        session = running.session()
+        await running.infer(running.seal(session=session))
+        running.worker = HopWorker()  # another key of the same host
+        await running.bind()
+        assert (await running.infer(running.seal(session=session))).head.status == 200, "under the new key"
+        assert running.kms.calls == 1, "or every session would go to KMS at once, every ten minutes"
 
 
 @pytest.mark.parametrize(
@@ -148,13 +164,19 @@ async def test_a_binding_drops_every_data_key(tmp_path: Path) -> None:
         b"\xff",
         cbor.encode({"public_key": b"x" * 32}),
         cbor.encode(
-            {"public_key": b"x" * 31, "epoch": b"e" * 16, "wash_ms": 1, "config_digest": b"c" * 32, "document": None}
+            {"public_key": b"x" * 31, "epoch": b"e" * 16, "wash": None, "config_digest": b"c" * 32, "document": None}
         ),
         cbor.encode(
-            {"public_key": b"x" * 32, "epoch": b"e" * 16, "wash_ms": -1, "config_digest": b"c" * 32, "document": None}
+            {
+                "public_key": b"x" * 32,
+                "epoch": b"e" * 16,
+                "wash": {"id": "ab" * 16, "time": -1},
+                "config_digest": b"c" * 32,
+                "document": None,
+            }
         ),
         cbor.encode(
-            {"public_key": b"x" * 32, "epoch": b"e" * 16, "wash_ms": 1, "config_digest": b"c" * 32, "document": "x"}
+            {"public_key": b"x" * 32, "epoch": b"e" * 16, "wash": None, "config_digest": b"c" * 32, "document": "x"}
         ),
     ],
 )
@@ -194,7 +216,7 @@ def tpm_document(
         clock_ms=running.now_ms,
         pcr_field="nitrotpm_pcrs",
     )
-    digest = worker_binding_digest(worker.public_key, epoch or worker.epoch, CONFIG_DIGEST)
+    digest = worker_binding_digest(worker.public_key, epoch or worker.epoch, CONFIG_DIGEST, worker.wash)
     return tpm.attest(nonce=nonce or challenge, user_data=digest, public_key=None)
 
 
@@ -203,7 +225,9 @@ async def genuine(tmp_path: Path, **changes: object) -> AsyncIterator[Enclave]:
     """An enclave at level 1 whose worker shows a NitroTPM document with `changes`."""
     root = create_nsm_root()
     nsm = GenuineNsm(root=root, pcrs=PCRS, instance_id=INSTANCE, clock_ms=lambda: time.time_ns() // 10**6)
-    async with enclave(tmp_path, bound=False, nsm=nsm, root=root, host_measurements=[HOST]) as running:
+    async with enclave(
+        tmp_path, bound=False, nsm=nsm, root=root, host_measurements=[HOST], configurations=CONFIGURATIONS
+    ) as running:
         running.worker.document = lambda challenge, worker: tpm_document(challenge, worker, running, **changes)  # type: ignore[arg-type] # as named there
         yield running
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
 
-from dataplane.enclave.binding import WorkerBinding
+from dataplane.enclave.binding import MAX_BINDING_AGE_S, WorkerBinding
 from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
 from dataplane.enclave.identity import attested_region, read_identity
 from dataplane.enclave.kms import MAX_WAITING, BotoKms, decrypt_target, problem_of
@@ -184,8 +185,19 @@ def test_settings_name_every_fault_at_once() -> None:
         assert name in str(caught.value), "one run tells all that is wrong"
 
 
-def test_a_binding_names_its_wash() -> None:
+def test_a_binding_tells_the_ages_of_its_proof() -> None:
     worker = WorkerBinding(
-        public_key=b"p" * 32, epoch=b"\xab" * 16, config_digest=b"c" * 32, wash_ms=7, host_attested=False
+        public_key=b"p" * 32,
+        epoch=b"\xab" * 16,
+        config_digest=b"c" * 32,
+        wash=None,
+        host_attested=True,
+        bound_s=100.0,
+        document_s=1.5,
     )
-    assert worker.wash == {"id": "ab" * 16, "time": 7}, "as a receipt has it"
+    assert worker.proof(107.9) == {"binding": 7, "document": 9}, "whole seconds, the document's age at the time added"
+    assert replace(worker, document_s=None).proof(107.9) == {"binding": 7}, "no document, no age of one"
+    worker.check_age(100.0 + MAX_BINDING_AGE_S - 0.001)
+    for now_s in (100.0 + MAX_BINDING_AGE_S, 99.0):
+        with pytest.raises(ProblemError, match="binding is older"):
+            worker.check_age(now_s)

@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from dataplane.enclave.binding import MAX_BINDING_AGE_S
 from dataplane.mesh.address import UnixAddress, VsockAddress
 from dataplane.mesh.health import Health
 from dataplane.mesh.settings import load_settings
 from dataplane.parent.credentials import RENEW_BEFORE_S, Credentials, must_hand_over
 from dataplane.parent.headers import read_inference_headers, read_nonce
-from dataplane.parent.keeper import enclave_fault, must_bind
+from dataplane.parent.keeper import REBIND_JITTER, enclave_fault, must_bind
 from dataplane.parent.report import PARTS, health_page, host_record, metrics_page
-from dataplane.parent.settings import ParentSettings
+from dataplane.parent.settings import MAX_REBIND_S, ParentSettings
 from dataplane.parent.view import EnclaveReport, HostView, ReplyError, WorkerReport
 from dataplane.protocol.errors import ProblemError, SettingsError
 from dataplane.registry.host import HostRecord, HostState
@@ -111,12 +112,21 @@ def test_credentials_are_handed_over_when_it_helps(
         (None, WORKER, False, "nobody can challenge"),
         (ENCLAVE, None, False, "nobody can answer"),
         (ENCLAVE, dataclasses.replace(WORKER, epoch=None), False, "the worker has no key yet"),
+        (dataclasses.replace(ENCLAVE, binding_age_ms=599_999), WORKER, False, "the binding is young enough"),
+        (dataclasses.replace(ENCLAVE, binding_age_ms=600_000), WORKER, True, "it is time to renew it"),
+        (dataclasses.replace(ENCLAVE, binding_age_ms=2**52), WORKER, True, "it is long past that"),
+        (
+            ENCLAVE,
+            dataclasses.replace(WORKER, epoch=OTHER_EPOCH, accepted=(OTHER_EPOCH, EPOCH)),
+            True,
+            "the enclave's key is accepted for a short time only",
+        ),
     ],
 )
-def test_the_worker_is_bound_when_epochs_differ(
+def test_the_worker_is_bound_when_epochs_differ_or_the_binding_is_old(
     enclave: EnclaveReport | None, worker: WorkerReport | None, *, expected: bool, why: str
 ) -> None:
-    assert must_bind(view(enclave=enclave, worker=worker)) is expected, why
+    assert must_bind(view(enclave=enclave, worker=worker), rebind_s=600.0) is expected, why
 
 
 @pytest.mark.parametrize(
@@ -128,10 +138,23 @@ def test_the_worker_is_bound_when_epochs_differ(
         (dataclasses.replace(ENCLAVE, worker=False), "has no worker"),
         (dataclasses.replace(ENCLAVE, worker_epoch=OTHER_EPOCH), "has an older key of the worker"),
         (dataclasses.replace(ENCLAVE, ready=False), "is not ready"),
+        (
+            dataclasses.replace(ENCLAVE, ready=False, binding_age_ms=901_000, clock_skew_ms=-61_000),
+            "is not ready (the binding's age 901 s, the clock's skew -61 s)",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_enclave_is_named(enclave: EnclaveReport | None, expected: str) -> None:
     assert enclave_fault(view(enclave=enclave)) == expected, "the first thing that keeps it from serving"
+
+
+def test_an_older_key_that_the_worker_still_accepts_is_no_fault() -> None:
+    renewing = dataclasses.replace(WORKER, epoch=OTHER_EPOCH, accepted=(OTHER_EPOCH, EPOCH))
+    assert enclave_fault(view(worker=renewing)) == "", "a host is not taken out while its binding is renewed"
+
+
+def test_every_renewal_leaves_two_minutes_before_the_enclave_stops() -> None:
+    assert MAX_REBIND_S * (1 + REBIND_JITTER) <= MAX_BINDING_AGE_S - 100, "for attempts that fail"
 
 
 def test_the_record_counts_work_here_and_in_the_engine() -> None:

@@ -14,6 +14,7 @@ from dataplane.protocol.envelope import RequestOpener
 from dataplane.protocol.errors import OpenError, ProblemError
 from dataplane.protocol.hop import HopHeader, HopRequestOpener, HopRequestSealer, seal_hop, worker_binding_digest
 from dataplane.protocol.suite import HOP_SUITE, MAX_HOP_HEADER_BYTES, MAX_HOP_MESSAGE_BYTES
+from dataplane.protocol.wash import Wash
 
 KEY = X25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -28,7 +29,7 @@ def sealed(message: bytes, *, pad: int = 0) -> tuple[HopRequestSealer, bytes]:
 
 
 def opened(body: bytes, opener: HopRequestOpener | None = None) -> bytes:
-    opener = opener or HopRequestOpener(KEY, EPOCH, CONFIG)
+    opener = opener or HopRequestOpener({EPOCH: KEY}.get, CONFIG)
     opener.feed(body)
     opener.finish()
     message = opener.message()
@@ -39,7 +40,7 @@ def opened(body: bytes, opener: HopRequestOpener | None = None) -> bytes:
 @given(message=st.binary(max_size=2000), pad=st.sampled_from([0, 256]), step=st.integers(1, 500))
 def test_a_message_goes_to_the_worker_and_the_answer_comes_back(message: bytes, pad: int, step: int) -> None:
     sealer, body = sealed(message, pad=pad)
-    worker = HopRequestOpener(KEY, EPOCH, CONFIG)
+    worker = HopRequestOpener({EPOCH: KEY}.get, CONFIG)
     for start in range(0, len(body), step):
         worker.feed(body[start : start + step])
     worker.finish()
@@ -67,9 +68,9 @@ def test_two_requests_share_no_secret() -> None:
 @pytest.mark.parametrize(
     ("opener", "why"),
     [
-        (HopRequestOpener(KEY, b"f" * 16, CONFIG), "another epoch"),
-        (HopRequestOpener(X25519PrivateKey.generate(), EPOCH, CONFIG), "not sealed to this GPU worker's key"),
-        (HopRequestOpener(KEY, EPOCH, b"d" * 32), "not sealed to this GPU worker's key"),
+        (HopRequestOpener({b"f" * 16: KEY}.get, CONFIG), "another epoch"),
+        (HopRequestOpener({EPOCH: X25519PrivateKey.generate()}.get, CONFIG), "not sealed to this GPU worker's key"),
+        (HopRequestOpener({EPOCH: KEY}.get, b"d" * 32), "not sealed to this GPU worker's key"),
     ],
     ids=["epoch", "key", "configuration"],
 )
@@ -87,7 +88,7 @@ def test_the_secret_of_one_request_does_not_open_as_another() -> None:
     moved = HopHeader(rid=b"q" * 16, epoch=EPOCH, enc=header.enc, wrapped=header.wrapped)
     body = HopRequestSealer(moved, bytes(32)).prefix()
     with pytest.raises(ProblemError, match="not sealed to this GPU worker's key"):
-        HopRequestOpener(KEY, EPOCH, CONFIG).feed(body)
+        HopRequestOpener({EPOCH: KEY}.get, CONFIG).feed(body)
 
 
 def test_every_single_bit_of_a_hop_request_counts() -> None:
@@ -102,7 +103,7 @@ def test_every_single_bit_of_a_hop_request_counts() -> None:
 
 def test_a_cut_hop_answer_never_finishes() -> None:
     sealer, body = sealed(b"prompt")
-    worker = HopRequestOpener(KEY, EPOCH, CONFIG)
+    worker = HopRequestOpener({EPOCH: KEY}.get, CONFIG)
     worker.feed(body)
     response = worker.response_sealer(b"s" * 32)
     answer = response.prefix() + response.seal(b"head") + response.seal(b"tail", final=True)
@@ -156,11 +157,49 @@ def test_a_hop_header_fits_its_limit_and_a_message_has_room_beside_the_body() ->
 
 
 def test_the_binding_digest_is_what_the_protocol_says() -> None:
-    expected = hashlib.sha256(b"mrgc/1 worker" + PUBLIC + EPOCH + CONFIG).digest()
-    assert worker_binding_digest(PUBLIC, EPOCH, CONFIG) == expected, "SHA-256 over label, key, epoch, configuration"
+    expected = hashlib.sha256(b"mrgc/1 worker" + PUBLIC + EPOCH + CONFIG + bytes(24)).digest()
+    assert worker_binding_digest(PUBLIC, EPOCH, CONFIG, None) == expected, "zeros where the host was never washed"
+    wash = Wash(id=b"w" * 16, time_ms=1_800_000_000_000)
+    told = b"w" * 16 + (1_800_000_000_000).to_bytes(8)
+    expected = hashlib.sha256(b"mrgc/1 worker" + PUBLIC + EPOCH + CONFIG + told).digest()
+    assert worker_binding_digest(PUBLIC, EPOCH, CONFIG, wash) == expected, "the wash's id and time are in it"
     for wrong in ((PUBLIC[1:], EPOCH, CONFIG), (PUBLIC, EPOCH + b"x", CONFIG), (PUBLIC, EPOCH, b"")):
         with pytest.raises(ProblemError, match="must have"):
-            worker_binding_digest(*wrong)
+            worker_binding_digest(*wrong, None)
+
+
+def test_a_wash_time_that_was_changed_on_its_way_no_longer_fits_the_digest() -> None:
+    true, told = (Wash(id=b"w" * 16, time_ms=time_ms) for time_ms in (1_700_000_000_000, 1_800_000_000_000))
+    digests = {worker_binding_digest(PUBLIC, EPOCH, CONFIG, wash) for wash in (true, told, None)}
+    assert len(digests) == 3, "a host that was washed long ago can't be shown as one washed just now"
+
+
+@given(id=st.binary(min_size=16, max_size=16).filter(any), time_ms=st.integers(1, 2**53 - 1))
+def test_a_wash_reads_back_as_it_was_written(id: bytes, time_ms: int) -> None:  # noqa: A002 - the field's own name
+    wash = Wash(id=id, time_ms=time_ms)
+    assert Wash.from_map(wash.as_map(), "binding") == wash, "one form on every wire"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        {},
+        {"id": "ab" * 16},
+        {"id": "ab" * 16, "time": 0},
+        {"id": "ab" * 16, "time": -1},
+        {"id": "ab" * 16, "time": True},
+        {"id": "00" * 16, "time": 1},
+        {"id": "AB" * 16, "time": 1},
+        {"id": " " + "ab" * 16, "time": 1},
+        {"id": "ab" * 15, "time": 1},
+        {"id": b"a" * 16, "time": 1},
+        {"id": "ab" * 16, "time": 2**53},
+    ],
+)
+def test_what_is_no_wash_is_not_read_as_one(wrong: object) -> None:
+    with pytest.raises(OpenError, match="wash"):
+        Wash.from_map(wrong, "binding")
 
 
 @pytest.mark.parametrize("public", [bytes(32), b"short", b"\x01" + bytes(31)])

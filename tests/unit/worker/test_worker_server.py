@@ -112,7 +112,7 @@ class BrokenFactory:
 
 
 async def test_an_answer_has_head_body_tail_and_span(run_worker: Run, mount: Path) -> None:
-    async with run_worker(synthetic()) as (server, client, _):
+    async with run_worker(synthetic()) as (_, client, _task):
         answered = await client.ask(COMPLETIONS, {"prompt": SECRET, "max_tokens": 3}, traceparent=TRACEPARENT)
         assert answered.head is not None
         assert answered.head.engine == "synthetic", "synthetic never says vllm"
@@ -120,7 +120,7 @@ async def test_an_answer_has_head_body_tail_and_span(run_worker: Run, mount: Pat
         assert answered.json["usage"]["completion_tokens"] == 3
         assert answered.tail is not None
         assert answered.tail.usage == {"prompt_tokens": 5, "completion_tokens": 3, "cached_tokens": 0}
-        assert answered.tail.wash == {"id": server.identity.epoch.hex(), "time": 1_800_000_000_000}
+        assert answered.tail.wash is None, "a start is no car wash"
     assert answered.spans is not None
     spans = ExportTraceServiceRequest.FromString(answered.spans).resource_spans[0].scope_spans[0].spans
     assert [span.name for span in spans] == ["worker.generate"]
@@ -263,10 +263,10 @@ async def test_a_pool_that_is_not_there_is_a_problem(run_worker: Run) -> None:
             assert answered.problem["code"] == "unknown-model-pool", pool
 
 
-async def test_a_new_epoch_refuses_the_old_key_until_bound_again(run_worker: Run) -> None:
+async def test_a_car_wash_refuses_the_old_key_until_bound_again(run_worker: Run) -> None:
     async with run_worker(synthetic()) as (server, client, _task):
         first = await client.bind()
-        server.identity.rotate()
+        server.identity.washed()
         answered = await client.ask(COMPLETIONS, {"prompt": "x"})
         assert answered.problem is not None
         assert answered.problem["code"] == "host-failed"
@@ -276,6 +276,8 @@ async def test_a_new_epoch_refuses_the_old_key_until_bound_again(run_worker: Run
         assert second["public_key"] != first["public_key"]
         answered = await client.ask(COMPLETIONS, {"prompt": "x", "max_tokens": 1})
         assert answered.head is not None
+        assert answered.tail is not None
+        assert answered.tail.wash == server.identity.wash, "the answer names the wash before it"
 
 
 async def test_a_challenge_of_the_wrong_length_is_refused(run_worker: Run) -> None:
