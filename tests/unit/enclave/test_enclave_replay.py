@@ -8,17 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dataplane.enclave.replay import MAX_ENTRIES, ReplayWindow
+from dataplane.enclave.tenant_key import TenantKey
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import IAT_MAX_AGE_MS, IAT_MAX_AHEAD_MS
 
 NOW_MS = 1_800_000_000_000
+KEY = TenantKey(region="", account="111122223333", id="mrk-1")
 
 
 def code_of(
     window: ReplayWindow, rid: bytes, *, tenant: str = "a", expires_ms: int = NOW_MS + 1000, now_ms: int
 ) -> str:
     try:
-        window.record(tenant=tenant, rid=rid, expires_ms=expires_ms, now_ms=now_ms)
+        window.record(key=KEY, tenant=tenant, rid=rid, expires_ms=expires_ms, now_ms=now_ms)
     except ProblemError as problem:
         return problem.code
     return "served"
@@ -54,7 +56,7 @@ def test_a_clock_set_back_does_not_bring_old_requests_to_life() -> None:
 
 
 def test_a_full_window_fails_closed_and_opens_as_entries_lapse() -> None:
-    window = ReplayWindow(max_entries=2, max_share=1)
+    window = ReplayWindow(max_entries=2, max_share=1, max_account_share=1)
     code_of(window, b"1", now_ms=NOW_MS)
     code_of(window, b"2", now_ms=NOW_MS)
     assert code_of(window, b"3", now_ms=NOW_MS) == "overloaded", "what can't be remembered is refused"
@@ -63,7 +65,7 @@ def test_a_full_window_fails_closed_and_opens_as_entries_lapse() -> None:
 
 
 def test_one_tenant_can_not_shut_the_others_out() -> None:
-    window = ReplayWindow(max_entries=4, max_share=0.5)
+    window = ReplayWindow(max_entries=4, max_share=0.5, max_account_share=1)
     assert [code_of(window, bytes([n]), tenant="busy", now_ms=NOW_MS) for n in range(3)] == [
         "served",
         "served",
@@ -95,7 +97,7 @@ class Window(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.window = ReplayWindow(max_entries=5, max_share=0.6)
+        self.window = ReplayWindow(max_entries=5, max_share=0.6, max_account_share=1)
         self.now_ms = NOW_MS
         self.expected: dict[tuple[str, bytes], int] = {}
 
@@ -131,7 +133,7 @@ TestWindow = Window.TestCase
 
 def test_a_refusal_says_what_to_do_and_when_to_come_back() -> None:
     window = ReplayWindow(max_entries=1, max_share=1)
-    window.record(tenant="a", rid=b"1", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+    window.record(key=KEY, tenant="a", rid=b"1", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
     with pytest.raises(ProblemError) as caught:
-        window.record(tenant="a", rid=b"2", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+        window.record(key=KEY, tenant="a", rid=b"2", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
     assert caught.value.retry_after_s == 5, "429 comes with Retry-After"
