@@ -38,6 +38,7 @@ from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol.errors import AttestationError, LinkError, MrgcError, OpenError, ProblemError
 from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkType
 from observability import names
+from observability.disclosure import Where, disclosed
 from observability.tracing import Telemetry
 
 MAX_CONNECTIONS = 512
@@ -266,7 +267,7 @@ class EnclaveServer:
     def health(self) -> dict[str, object]:
         """Return what the parent's health page and registry record are made from."""
         state = self.state
-        return {
+        reply = {
             "ready": state.worker is not None and self._credentials.usable,
             "credentials": self._credentials.usable,
             "worker": state.worker is not None,
@@ -278,6 +279,7 @@ class EnclaveServer:
             "kms_calls": state.keyring.kms_calls,
             "requests": state.requests,
         }
+        return disclosed(Where.HEALTH, reply)
 
     async def _attest(self, nonce: object) -> bytes:
         if not isinstance(nonce, bytes) or not MIN_NONCE <= len(nonce) <= MAX_NONCE:

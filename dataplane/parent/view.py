@@ -56,7 +56,11 @@ class EnclaveReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """The worker's answer to `stats`. Memory in MB, times in seconds, `kv_cache_usage` 0 to 1."""
+    """The worker's answer to `stats`. Memory in MB, times in seconds, `kv_cache_usage` 0 to 1.
+
+    `kv_cache_usage`, `released` and the average in `requests` are totals that the worker has released, never a
+    request's own figures (docs/observability.md, "What may leave").
+    """
 
     engine: str
     ready: bool
@@ -67,6 +71,7 @@ class WorkerReport:
     gpu: Mapping[str, Any]
     models: Mapping[str, Any]
     requests: Mapping[str, Any]
+    released: Mapping[str, Any]
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> WorkerReport:
@@ -87,6 +92,7 @@ class WorkerReport:
             gpu=_map(reply.get("gpu")),
             models=_map(reply.get("models")),
             requests=_map(reply.get("requests")),
+            released=_map(reply.get("released")),
         )
 
     @property
