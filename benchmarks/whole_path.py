@@ -246,7 +246,12 @@ async def streams(
 def direct_engine(tokens: int) -> Callable[[int], Awaitable[Timing]]:
     """The same synthetic engine with the same costs, in this process, without any of the cluster."""
     engine = SyntheticEngine(
-        "tiny", seed=0, costs=SyntheticCosts(), clock_ms=lambda: time.time_ns() // 1_000_000, sleep=asyncio.sleep
+        "tiny",
+        seed=0,
+        costs=SyntheticCosts(),
+        clock_ms=lambda: time.time_ns() // 1_000_000,
+        sleep=asyncio.sleep,
+        report_cached=False,
     )
 
     async def ask(number: int) -> Timing:

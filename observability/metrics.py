@@ -180,9 +180,30 @@ PARENT_DURATION: Final = _ours(
 GPU_MEMORY_LIMIT: Final = _ours(
     "mrgc_gpu_memory_utilization_limit", Kind.GAUGE, "share of GPU memory that a worker may use", unit="None"
 )
-WORKER_WAITING: Final = _ours("mrgc_worker_waiting", Kind.GAUGE, "requests that wait in an engine")
-WORKER_RUNNING: Final = _ours("mrgc_worker_running", Kind.GAUGE, "requests that run in an engine")
-KV_CACHE: Final = _ours("mrgc_worker_kv_cache_usage_ratio", Kind.GAUGE, "share of the KV cache in use", unit="None")
+WORKER_WAITING: Final = _ours(
+    "mrgc_worker_waiting", Kind.GAUGE, "requests in flight beyond what a worker's engines run at once"
+)
+WORKER_RUNNING: Final = _ours(
+    "mrgc_worker_running", Kind.GAUGE, "requests in flight up to what a worker's engines run at once"
+)
+KV_CACHE: Final = _ours(
+    "mrgc_worker_kv_cache_usage_ratio", Kind.GAUGE, "mean share of the KV cache in use, released in sixteenths",
+    unit="None",
+)  # fmt: skip
+RELEASED_REQUESTS: Final = _ours(
+    "mrgc_worker_released_requests_total", Kind.COUNTER, "requests that the released totals are of"
+)
+PROMPT_TOKENS: Final = _ours("mrgc_worker_prompt_tokens_total", Kind.COUNTER, "prompt tokens, as released")
+COMPLETION_TOKENS: Final = _ours("mrgc_worker_completion_tokens_total", Kind.COUNTER, "tokens made, as released")
+CACHED_TOKENS: Final = _ours(
+    "mrgc_worker_cached_tokens_total", Kind.COUNTER, "prompt tokens found in the prefix cache, as released"
+)
+PREFILL_SECONDS: Final = _ours(
+    "mrgc_worker_prefill_seconds_total", Kind.COUNTER, "time to first pieces, as released", unit="Seconds"
+)
+DECODE_SECONDS: Final = _ours(
+    "mrgc_worker_decode_seconds_total", Kind.COUNTER, "time from first to last pieces, as released", unit="Seconds"
+)
 GPU_MEMORY: Final = _ours("mrgc_gpu_memory_total_bytes", Kind.GAUGE, "GPU memory of one host", unit="Bytes")
 GPU_MEMORY_USED: Final = _ours("mrgc_gpu_memory_used_bytes", Kind.GAUGE, "GPU memory in use", unit="Bytes")
 ASSURANCE: Final = _ours("mrgc_enclave_assurance", Kind.GAUGE, "assurance level that a host's enclave states")
@@ -196,7 +217,8 @@ DATAPLANE_METRICS: Final = (
     ROUTER_CONNECTIONS, ROUTABLE_HOSTS, REPLAY_BYTES, PARENT_REQUESTS, PARENT_REFUSED, SPANS_DROPPED,
     PARENT_REGISTRY_FAILURES, WORKER_BINDS, CREDENTIAL_HANDOVERS, PARENT_IN_FLIGHT, PARENT_WAITING, PARENT_READY,
     ENCLAVE_HEALTHY, GPU_HEALTHY, PARENT_FIRST_BYTE, PARENT_DURATION, GPU_MEMORY_LIMIT, WORKER_WAITING, WORKER_RUNNING,
-    KV_CACHE, GPU_MEMORY, GPU_MEMORY_USED, ASSURANCE, ENCLAVE_DATA_KEYS, ENCLAVE_REPLAY, ENCLAVE_KMS_CALLS,
+    KV_CACHE, RELEASED_REQUESTS, PROMPT_TOKENS, COMPLETION_TOKENS, CACHED_TOKENS, PREFILL_SECONDS, DECODE_SECONDS,
+    GPU_MEMORY, GPU_MEMORY_USED, ASSURANCE, ENCLAVE_DATA_KEYS, ENCLAVE_REPLAY, ENCLAVE_KMS_CALLS,
     ENCLAVE_REQUESTS,
 )  # fmt: skip
 

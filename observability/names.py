@@ -18,6 +18,10 @@ WORKER_GENERATE: Final = "worker.generate"
 ENCLAVE_SEAL: Final = "enclave.seal"
 TENANT_OPEN: Final = "tenant.open"
 
+# Parts of `worker.generate` that are told to the tenant alone, sealed beside the receipt; never spans that leave.
+WORKER_FIRST_PIECE: Final = "worker.first_piece"
+WORKER_STREAM: Final = "worker.stream"
+
 SPANS: Final = (
     TENANT_REQUEST,
     TENANT_KMS,
@@ -49,12 +53,14 @@ FRAMES: Final = "mrgc.frames"
 CIPHERTEXT_BYTES: Final = "mrgc.ciphertext_bytes"
 HTTP_STATUS: Final = "http.response.status_code"
 
-# OpenTelemetry's generative-AI names (semantic conventions 0.66): only where tokens are known, at worker and tenant.
+ENGINE: Final = "mrgc.engine"
+
+# Class S of observability/disclosure.py: no span may carry these; four of them are OpenTelemetry's generative-AI names
+# (semantic conventions 0.66).
 GEN_AI_OPERATION: Final = "gen_ai.operation.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
-ENGINE: Final = "mrgc.engine"
 CACHED_TOKENS: Final = "mrgc.cached_tokens"
 TTFT_MS: Final = "mrgc.time_to_first_token_ms"
 
@@ -74,13 +80,7 @@ ALLOWED_ATTRIBUTES: Final = frozenset(
         FRAMES,
         CIPHERTEXT_BYTES,
         HTTP_STATUS,
-        GEN_AI_OPERATION,
-        GEN_AI_REQUEST_MODEL,
-        GEN_AI_INPUT_TOKENS,
-        GEN_AI_OUTPUT_TOKENS,
         ENGINE,
-        CACHED_TOKENS,
-        TTFT_MS,
     }
 )
-"""The only attributes that a span may carry; `Telemetry.span` refuses any other."""
+"""The only attributes that a span may carry; `Telemetry.span` refuses any other, and a relayed span carries fewer."""

@@ -3,15 +3,17 @@
 A process with a network exports over OTLP/HTTP to the endpoint that the standard variables name
 (`OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`); without one it exports nothing. A process
 without a network (enclave, worker) keeps finished spans until the request's end and hands them to its host over the
-host link, as OTLP protobuf. Exporting never blocks and never fails a request.
+host link, as OTLP protobuf, with no more on them than `observability.relayed` lets through. Exporting never blocks and
+never fails a request. A `traceparent` whose sampled flag is 0 is honoured by every process: no span of it is kept.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -21,11 +23,13 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from observability.names import ALLOWED_ATTRIBUTES
+from observability.relayed import relayed
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -92,9 +96,12 @@ class SpanShelf(SpanProcessor):
 class Telemetry:
     """One process's tracer; made by `from_environment`, `relayed` or `exporting`, and shut down by its owner."""
 
-    def __init__(self, provider: TracerProvider, *, shelf: SpanShelf | None = None) -> None:
-        """Keep the provider; nothing global is set, so two may live in one process."""
+    def __init__(
+        self, provider: TracerProvider, *, shelf: SpanShelf | None = None, time_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Keep the provider; nothing global is set, so two may live in one process. `time_ns` dates the spans."""
         self._provider = provider
+        self._time_ns = time_ns
         self._tracer = provider.get_tracer("mrgc")
         self._shelf = shelf
 
@@ -109,7 +116,7 @@ class Telemetry:
     ) -> Self:
         """Export over OTLP/HTTP when a standard variable names an endpoint; otherwise make spans and drop them."""
         environ = os.environ if environ is None else environ
-        provider = TracerProvider(resource=_resource(service, region, instance_id), shutdown_on_exit=False)
+        provider = _provider(_resource(service, region, instance_id))
         if any(environ.get(name) for name in ENDPOINT_VARIABLES):
             provider.add_span_processor(_batched(OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S)))
         return cls(provider)
@@ -117,17 +124,25 @@ class Telemetry:
     @classmethod
     def exporting(cls, service: str, exporter: SpanExporter, *, region: str | None = None) -> Self:
         """Export through `exporter`, whatever the environment says."""
-        provider = TracerProvider(resource=_resource(service, region, None), shutdown_on_exit=False)
+        provider = _provider(_resource(service, region, None))
         provider.add_span_processor(_batched(exporter))
         return cls(provider)
 
     @classmethod
-    def relayed(cls, service: str, *, region: str | None = None, instance_id: str | None = None) -> Self:
-        """Keep finished spans for `take`: for a process without a network."""
-        provider = TracerProvider(resource=_resource(service, region, instance_id), shutdown_on_exit=False)
+    def relayed(
+        cls,
+        service: str,
+        *,
+        region: str | None = None,
+        instance_id: str | None = None,
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> Self:
+        """Keep finished spans for `take`: for a process without a network, which sees plaintext."""
+        # Not `Resource.create`, which adds whatever OTEL_RESOURCE_ATTRIBUTES says.
+        provider = _provider(Resource(_resource_attributes(service, region, instance_id)))
         shelf = SpanShelf()
         provider.add_span_processor(shelf)
-        return cls(provider, shelf=shelf)
+        return cls(provider, shelf=shelf, time_ns=time_ns)
 
     @contextmanager
     def span(
@@ -147,18 +162,21 @@ class Telemetry:
             if attribute not in ALLOWED_ATTRIBUTES:
                 raise KeyError(attribute)
         context = set_span_in_context(parent, Context()) if parent is not None else context_from(traceparent)
-        span = self._tracer.start_span(name, context=context, attributes=attributes)
+        span = self._tracer.start_span(name, context=context, attributes=attributes, start_time=self._time_ns())
         try:
             yield span
         except BaseException as error:
             span.set_status(StatusCode.ERROR, type(error).__name__)
             raise
         finally:
-            span.end()
+            span.end(self._time_ns())
 
     def take(self, trace_id: int) -> bytes | None:
-        """Return the finished spans of a trace as an OTLP `ExportTraceServiceRequest`, or None if there are none."""
-        spans = self._shelf.take(trace_id) if self._shelf is not None else ()
+        """Return the finished spans of a trace as an OTLP `ExportTraceServiceRequest`, or None if there are none.
+
+        What leaves is what `observability.relayed` leaves of them.
+        """
+        spans = relayed(self._shelf.take(trace_id)) if self._shelf is not None else ()
         return encode_spans(spans).SerializeToString() if spans else None
 
     def shutdown(self, timeout_s: float = EXPORT_TIMEOUT_S) -> None:
@@ -172,7 +190,17 @@ def _batched(exporter: SpanExporter) -> BatchSpanProcessor:
     return BatchSpanProcessor(exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=EXPORT_DELAY_MS)
 
 
+def _provider(resource: Resource) -> TracerProvider:
+    """A provider that samples what its caller samples, whatever `OTEL_TRACES_SAMPLER` says."""
+    return TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON), shutdown_on_exit=False)
+
+
 def _resource(service: str, region: str | None, instance_id: str | None) -> Resource:
+    """Describe this process, and what the standard variables say of it."""
+    return Resource.create(_resource_attributes(service, region, instance_id))
+
+
+def _resource_attributes(service: str, region: str | None, instance_id: str | None) -> dict[str, str]:
     """Describe this process in OpenTelemetry's resource names."""
     attributes = {
         "service.name": f"mrgc-{service}",
@@ -180,4 +208,4 @@ def _resource(service: str, region: str | None, instance_id: str | None) -> Reso
         "cloud.region": region,
         "service.instance.id": instance_id,
     }
-    return Resource.create({key: value for key, value in attributes.items() if value})
+    return {key: value for key, value in attributes.items() if value}

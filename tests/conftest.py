@@ -8,6 +8,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+from observability import disclosure
 from tests.support.terraform_cli import missing as lacks_terraform
 
 MAY_SKIP_ON_CI = ("docker", "hardware", "pulumi", *(("terraform",) if lacks_terraform() else ()))
@@ -29,3 +30,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped on CI, where it must run: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def kept_back(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
+    """Names that were kept from leaving enclave or worker; one that the test did not expect and clear fails it."""
+    seen: list[str] = []
+    monkeypatch.setattr(disclosure, "refused", seen.append)
+    yield seen
+    assert not seen, f"production code tried to let out what observability/disclosure.py does not: {seen}"

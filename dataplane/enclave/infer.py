@@ -26,6 +26,7 @@ from dataplane.enclave.kms import decrypt_target
 from dataplane.enclave.memory import ByteBudget, Reservation
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
+from dataplane.enclave.tenant_key import TenantKey
 from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol.envelope import Opened, RequestOpener, ResponseOpener
 from dataplane.protocol.errors import PROBLEMS, LinkError, OpenError, ProblemError
@@ -167,7 +168,11 @@ class Inference:
             raise ProblemError("malformed-envelope", "The body ends before the final frame.")
         # Only now is it known that the tenant made this message: whoever lacks the key can't fill the window.
         state.replay.record(
-            tenant=header.tenant, rid=header.rid, expires_ms=header.iat + IAT_MAX_AGE_MS, now_ms=state.clock_ms()
+            key=TenantKey.parse(header.kms),
+            tenant=header.tenant,
+            rid=header.rid,
+            expires_ms=header.iat + IAT_MAX_AGE_MS,
+            now_ms=state.clock_ms(),
         )
         return header, worker
 
@@ -242,7 +247,7 @@ class Inference:
             path=request.path,
             body=request.body,
             model=header.model,
-            cache_salt=cache_salt(state.salt_secret, header.tenant),
+            cache_salt=cache_salt(state.salt_secret, TenantKey.parse(header.kms), header.tenant),
             priority=0,
             deadline_ms=max(0, int((self._ends_s - state.monotonic()) * 1000)),
             traceparent=traceparent_of(span) or None,

@@ -8,7 +8,6 @@ host sees a tunnel. Calls run in a few threads, for boto3 blocks.
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dataplane.enclave.credentials import RelayedCredentials, RelayedProvider
 from dataplane.enclave.nsm import Nsm
+from dataplane.enclave.tenant_key import TenantKey
 from dataplane.protocol.errors import MrgcError, ProblemError
 from dataplane.protocol.recipient import open_enveloped_data
 
@@ -50,8 +50,6 @@ ATTEMPTS = 2
 
 RETRY_AFTER_S = 1
 CEK_BYTES = 32
-
-_ARN = re.compile(r"arn:aws:kms:(?P<region>[a-z0-9-]{1,32}):[0-9]{12}:key/(?P<id>[A-Za-z0-9-]{1,64})")
 
 # Errors by which KMS says no to this request, whichever host asks (KMS API reference, Decrypt, "Errors", and common).
 _DENIED = frozenset(
@@ -91,17 +89,13 @@ def decrypt_target(key_arn: str, *, own_region: str, regions: Sequence[str] = RE
 
     Raises `ProblemError` (`kms-denied`) for what is no key ARN, or lies where this platform reaches no KMS.
     """
-    match = _ARN.fullmatch(key_arn)
-    if match is None:
-        raise ProblemError("kms-denied", "The KMS key is not given as arn:aws:kms:REGION:ACCOUNT:key/ID.")
-    region = match["region"]
-    if match["id"].startswith("mrk-"):
-        return own_region, key_arn.replace(f":{region}:", f":{own_region}:", 1)
-    if region not in regions:
+    key = TenantKey.parse(key_arn)
+    region = key.region or own_region
+    if key.region and region not in regions:
         raise ProblemError(
             "kms-denied", f"The KMS key is in {region}, and this platform reaches KMS in {', '.join(regions)} only."
         )
-    return region, key_arn
+    return region, key.arn_in(region)
 
 
 def problem_of(error: Exception, key_arn: str) -> ProblemError:

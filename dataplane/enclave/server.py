@@ -40,6 +40,7 @@ from dataplane.mesh.linkio import LinkStream
 from dataplane.protocol.errors import AttestationError, LinkError, MrgcError, OpenError, ProblemError
 from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkType
 from observability import names
+from observability.disclosure import Where, disclosed
 from observability.tracing import Telemetry
 
 MAX_CONNECTIONS = 512
@@ -296,7 +297,7 @@ class EnclaveServer:
         state, now_s = self.state, self._monotonic()
         age_s = None if state.worker is None else state.worker.age_s(now_s)
         fresh = age_s is not None and age_s < MAX_BINDING_AGE_S
-        return {
+        reply = {
             "ready": fresh and self._credentials.usable and not state.host_clock.fault,
             "credentials": self._credentials.usable,
             "worker": state.worker is not None,
@@ -310,6 +311,7 @@ class EnclaveServer:
             "kms_calls": state.keyring.kms_calls,
             "requests": state.requests,
         }
+        return disclosed(Where.HEALTH, reply)
 
     async def _attest(self, nonce: object) -> bytes:
         if not isinstance(nonce, bytes) or not MIN_NONCE <= len(nonce) <= MAX_NONCE:

@@ -19,6 +19,15 @@ FIRST_BYTE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30
 DURATION_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Seconds: up to the longest deadline."""
 MEGABYTE = 1_000_000
+RELEASED = (
+    ("released_requests", "requests", "Requests that the released totals are of."),
+    ("prompt_tokens", "prompt_tokens", "Prompt tokens, as released."),
+    ("completion_tokens", "completion_tokens", "Tokens made, as released."),
+    ("cached_tokens", "cached_tokens", "Prompt tokens found in the prefix cache, as released."),
+    ("prefill_seconds", "prefill_s", "Time to first pieces, as released."),
+    ("decode_seconds", "decode_s", "Time from first to last pieces, as released."),
+)
+"""Totals that the worker lets go over many requests: metric, member of `released`, what it says."""
 
 
 class ParentMetrics:
@@ -85,6 +94,9 @@ class _ViewCollector(Collector):
         }
         for name, (text, count) in counters.items():
             yield CounterMetricFamily(name, text, value=count)
+        if (worker := view.worker) is not None:
+            for name, member, text in RELEASED:
+                yield CounterMetricFamily(f"mrgc_worker_{name}", text, value=figure(worker.released, member))
         for name, (text, value) in self._gauges(view, health).items():
             yield GaugeMetricFamily(name, text, value=value)
 
@@ -102,9 +114,12 @@ class _ViewCollector(Collector):
         }
         if (worker := view.worker) is not None:
             gauges |= {
-                "mrgc_worker_waiting": ("Requests that wait in the engine.", worker.waiting),
-                "mrgc_worker_running": ("Requests that run in the engine.", worker.running),
-                "mrgc_worker_kv_cache_usage_ratio": ("Share of the KV cache in use.", worker.kv_cache_usage),
+                "mrgc_worker_waiting": ("Requests in flight beyond what the engines run at once.", worker.waiting),
+                "mrgc_worker_running": ("Requests in flight up to what the engines run at once.", worker.running),
+                "mrgc_worker_kv_cache_usage_ratio": (
+                    "Mean share of the KV cache in use, released in sixteenths.",
+                    worker.kv_cache_usage,
+                ),
                 "mrgc_gpu_memory_total_bytes": ("GPU memory.", figure(worker.gpu, "total_mb") * MEGABYTE),
                 "mrgc_gpu_memory_used_bytes": ("GPU memory in use.", figure(worker.gpu, "used_mb") * MEGABYTE),
             }

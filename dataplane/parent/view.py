@@ -69,6 +69,9 @@ class WorkerReport:
     """The worker's answer to `stats`. Memory in MB, times in seconds, `kv_cache_usage` 0 to 1.
 
     `epoch` names its newest key, `accepted` all that it accepts now.
+
+    `kv_cache_usage`, `released` and the average in `requests` are totals that the worker has released, never a
+    request's own figures (docs/observability.md, "What may leave").
     """
 
     engine: str
@@ -80,6 +83,7 @@ class WorkerReport:
     gpu: Mapping[str, Any]
     models: Mapping[str, Any]
     requests: Mapping[str, Any]
+    released: Mapping[str, Any]
     accepted: tuple[bytes, ...] = ()
 
     @classmethod
@@ -102,6 +106,7 @@ class WorkerReport:
             models=_map(reply.get("models")),
             requests=_map(reply.get("requests")),
             accepted=_epochs(reply.get("accepted")),
+            released=_map(reply.get("released")),
         )
 
     def accepts(self, epoch: bytes | None) -> bool:

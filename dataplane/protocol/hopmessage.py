@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from dataplane.protocol import cbor
 from dataplane.protocol.errors import OpenError, ProblemError
+from dataplane.protocol.fill import FILL, filled
 from dataplane.protocol.message import (
     MAX_CONTENT_TYPE,
     MAX_PATH,
@@ -25,6 +26,10 @@ PRIORITY_LIMIT: Final = 1000
 """Priorities run from -1,000 (first) to 1,000 (last), 0 by default: vLLM's order, lower is earlier."""
 HOP_MESSAGE_ITEMS: Final = 1 + 2 * 7
 """The map and its seven members, none of which holds others."""
+TAIL_MULTIPLE: Final = 512
+"""A worker's tail takes at most 332 bytes whatever its numbers: keys and heads 26, usage 76, wash 57, three spans of 30
+to 40 bytes and their numbers; so all of one worker's tails are one length."""
+
 MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
 
 
@@ -120,7 +125,8 @@ class HopTail:
     """Final frame of the worker's answer, sealed to the enclave.
 
     `usage` has token counts where the engine gave them, `wash` the last car wash (None where there was none), `spans`
-    exact times inside the worker.
+    exact times inside the worker. As bytes it is filled to a multiple of `TAIL_MULTIPLE`: its frame's length would tell
+    the parent how large the counts are.
     """
 
     usage: Mapping[str, int] = field(repr=False)
@@ -129,18 +135,21 @@ class HopTail:
 
     def encode(self) -> bytes:
         """Return the tail as CBOR."""
-        return cbor.encode(
+        return filled(
             {
                 "usage": dict(self.usage),
                 "wash": None if self.wash is None else dict(self.wash),
                 "spans": [list(span) for span in self.spans],
             },
+            TAIL_MULTIPLE,
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read the final frame's data; `OpenError` if it is no tail."""
-        fields = opened_map(data, "hop tail", {"usage", "wash", "spans"})
+        fields = opened_map(data, "hop tail", {"usage", "wash", "spans", FILL})
+        if not isinstance(fields[FILL], bytes):
+            raise OpenError("the hop tail's fill must be bytes")
         check_usage(fields["usage"], "hop tail")
         if fields["wash"] is not None:
             check_wash(fields["wash"], "hop tail")

@@ -29,17 +29,14 @@ class EngineOverloadedError(MrgcError):
 class Usage:
     """Tokens of one request, counted from the engine's outputs; `cached_tokens` came from the prefix cache."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    prompt_tokens: int = field(repr=False)
+    completion_tokens: int = field(repr=False)
+    cached_tokens: int = field(repr=False)
 
-    def as_map(self) -> dict[str, int]:
-        """The map that the hop's tail carries."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "cached_tokens": self.cached_tokens,
-        }
+    def as_map(self, *, cached: bool) -> dict[str, int]:
+        """The map that the hop's tail carries; with `cached_tokens` only where the pool reports them."""
+        told = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return told | {"cached_tokens": self.cached_tokens} if cached else told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +116,10 @@ class EngineFactory(Protocol):
         ...
 
     async def load(self, pool: Pool) -> Engine:
-        """Load a pool's model; raises `EngineError` when that fails."""
+        """Load a pool's model; raises `EngineError` when that fails.
+
+        The engine writes `cached_tokens` into a body only where `pool.options.report_cached_tokens` says so.
+        """
         ...
 
     def gpu(self) -> GpuMemory:
@@ -138,3 +138,10 @@ class GpuMemory:
     available: bool = False
     total_mb: int = 0
     used_mb: int = 0
+
+    @property
+    def used_in_sixteenths_mb(self) -> int:
+        """What is used, rounded up to a sixteenth of all: nothing is called free that is not."""
+        used = min(max(self.used_mb, 0), self.total_mb)
+        sixteenths = -(-16 * used // self.total_mb) if self.total_mb else 0
+        return sixteenths * self.total_mb // 16

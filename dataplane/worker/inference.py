@@ -1,7 +1,8 @@
 """One `infer`: open the hop request, run it, seal the answer as it comes, stop at once when nobody listens.
 
 A fault of the host is a PROBLEM while nothing was sent, and an ABORT afterwards; a fault of the message is an
-ordinary answer inside the hop envelope, for the tenant alone.
+ordinary answer inside the hop envelope, for the tenant alone. One request's tokens and exact times go into the hop's
+tail, sealed; what leaves in clear is closed by `observability/disclosure.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,11 +24,14 @@ from dataplane.protocol.hop import HopHead, HopMessage, HopRequestOpener, HopTai
 from dataplane.protocol.keys import SALT_BYTES
 from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkMessage, LinkType
 from dataplane.worker.engine import EngineError, EngineOverloadedError, Reply, Usage
+from dataplane.worker.gathered import gathered
 from dataplane.worker.identity import WorkerIdentity
 from dataplane.worker.pools import LoadedPool, Pools
 from dataplane.worker.prepare import InnerError, prepare
+from dataplane.worker.release import Sample
 from dataplane.worker.tally import Tally
 from observability import names
+from observability.timeline import Timeline
 from observability.tracing import Telemetry
 
 RECEIVE_TIMEOUT_S: Final = 30.0
@@ -66,7 +70,6 @@ class Inference:
 
     async def serve(self, link: LinkStream, opening: Mapping[str, Any]) -> None:
         """Serve one request on `link`, from after its OPEN to the end of the connection's work."""
-        began = self.monotonic()
         answer = Answer(link)
         failed = True
         try:
@@ -86,7 +89,7 @@ class Inference:
             logger.error("a request failed: %s", error)  # noqa: TRY400 - the sentence says it
             await answer.refuse(ProblemError("host-failed", "The GPU worker's engine failed."))
         finally:
-            self.tally.ended(self.monotonic() - began, failed=failed)
+            self.tally.ended(failed=failed)
 
     async def _serve(
         self, link: LinkStream, opening: Mapping[str, Any], answer: Answer, limit: asyncio.Timeout
@@ -137,7 +140,7 @@ class Inference:
 
     async def _answer(self, message: HopMessage, answer: Answer, span: Span) -> None:
         """Run one message and send its whole answer."""
-        began = self.monotonic()
+        timeline = Timeline(self.monotonic)
         wash = self.identity.wash  # the one before this request, whatever comes while it runs
         self._admit(message.model)
         self.in_flight[message.model] = self.in_flight.get(message.model, 0) + 1
@@ -145,26 +148,39 @@ class Inference:
             async with AsyncExitStack() as stack:
                 loaded = await stack.enter_async_context(self.pools.use(message.model))
                 self._check_queue(loaded)
+                asked_us = timeline.now_us()
                 reply = await self._reply(message, loaded, stack)
-                span.set_attribute(names.HTTP_STATUS, reply.status)
                 head = HopHead(
                     status=reply.status,
                     content_type=reply.content_type,
                     engine=self.engine_kind,
                     model_digest=loaded.pool.digest,
                 )
+                first_us, kv_cache_usage = asked_us, 0.0
                 # The head waits for the first piece: an engine that fails before it can still be retried elsewhere.
-                async for chunk in reply.body:
-                    if not answer.sent:
-                        span.set_attribute(names.TTFT_MS, round((self.monotonic() - began) * 1000, 3))
-                        await answer.send(head.encode(), chunk)
-                    else:
-                        await answer.send(chunk)
+                async with aclosing(gathered(reply.body, monotonic=self.monotonic)) as frames:
+                    async for frame in frames:
+                        if not answer.sent:
+                            first_us, kv_cache_usage = timeline.now_us(), loaded.engine.load().kv_cache_usage
+                            await answer.send(head.encode(), frame)
+                        else:
+                            await answer.send(frame)
                 if not answer.sent:
                     await answer.send(head.encode())
                 usage = reply.usage()
-            _record(span, message.model, usage)
-            tail = HopTail(usage=usage.as_map() if usage is not None else {}, wash=wash)
+            ended_us = timeline.now_us()
+            if usage is not None:
+                sample = _sample(usage, asked_us, first_us, ended_us, kv_cache_usage)
+                self.tally.ran(sample, now_s=self.monotonic())
+            timeline.add(names.WORKER_GENERATE, 0, ended_us)
+            timeline.add(names.WORKER_FIRST_PIECE, asked_us, first_us)
+            timeline.add(names.WORKER_STREAM, first_us, ended_us)
+            tail = HopTail(
+                usage=usage.as_map(cached=loaded.pool.options.report_cached_tokens) if usage is not None else {},
+                wash=wash,
+                # A tenant who does not want to be traced gets no spans of any kind.
+                spans=timeline.spans() if span.get_span_context().trace_flags.sampled else (),
+            )
             await answer.send(tail.encode(), final=True)
         finally:
             self._leave(message.model)
@@ -297,16 +313,16 @@ async def _gone(link: LinkStream) -> None:
         return
 
 
-def _record(span: Span, pool: str, usage: Usage | None) -> None:
-    if usage is not None:
-        span.set_attributes(
-            {
-                names.GEN_AI_REQUEST_MODEL: pool,
-                names.GEN_AI_INPUT_TOKENS: usage.prompt_tokens,
-                names.GEN_AI_OUTPUT_TOKENS: usage.completion_tokens,
-                names.CACHED_TOKENS: usage.cached_tokens,
-            }
-        )
+def _sample(usage: Usage, asked_us: int, first_us: int, ended_us: int, kv_cache_usage: float) -> Sample:
+    """What this request adds to the totals that are released over many."""
+    return Sample(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        prefill_ms=(first_us - asked_us) // 1000,
+        decode_ms=(ended_us - first_us) // 1000,
+        kv_cache_usage=kv_cache_usage,
+    )
 
 
 def _deadline_s(given: object) -> float:

@@ -39,6 +39,9 @@ class PoolOptions(BaseModel):
     reasoning_parser: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     quantization: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     tensor_parallel_size: int = Field(default=1, ge=1, le=64)
+    report_cached_tokens: bool = False
+    """Whether tenants are told how much of their prompt the prefix cache held. Within one salt that answers a guess at
+    an earlier prompt exactly, so it is for pools whose every key and tenant is one party."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -104,6 +104,16 @@ class Pools:
             running=sum(load.running for load in loads),
             kv_cache_usage=max((load.kv_cache_usage for load in loads), default=0.0),
         )
+
+    def occupancy(self, in_flight: Mapping[str, int]) -> tuple[int, int]:
+        """How many requests in flight run and how many wait, from their number and the engines' capacities alone.
+
+        The engines' own figures count sequences, and a request decides how many it makes.
+        """
+        running = sum(
+            min(count, self._loaded[name].engine.capacity) for name, count in in_flight.items() if name in self._loaded
+        )
+        return running, sum(in_flight.values()) - running
 
     def is_loaded(self, name: str) -> bool:
         """Whether this pool's engine runs now."""

@@ -25,6 +25,10 @@ NOT_THE_TENANTS: Final = (
 """Members that reach inside the engine: a salt or an identifier of another tenant, its scheduling, its KV transfer."""
 
 
+EXTRA_ARGUMENTS: Final = "vllm_xargs"
+"""vLLM's second way to the same members: what is in here becomes the request's extra arguments as it is."""
+
+
 class InnerError(Exception):
     """A fault of the message itself: answered inside the sealed response, in OpenAI's error shape.
 
@@ -59,6 +63,8 @@ def prepare(*, path: str, body: bytes, pool: str, cache_salt: str, priority: int
         )
     for name in NOT_THE_TENANTS:
         request.pop(name, None)
+        if isinstance(extra := request.get(EXTRA_ARGUMENTS), dict):
+            extra.pop(name, None)
     request["cache_salt"] = cache_salt
     request["priority"] = priority
     return EngineCall(path=path, body=json.dumps(request, ensure_ascii=False).encode())

@@ -18,6 +18,7 @@ from dataplane.worker.engine import EngineFactory
 from dataplane.worker.identity import CHALLENGE_BYTES, WorkerIdentity
 from dataplane.worker.inference import RECEIVE_TIMEOUT_S, SEND_TIMEOUT_S, Inference, problem_map
 from dataplane.worker.pools import Pools
+from observability.disclosure import Where, disclosed
 
 OPEN_TIMEOUT_S: Final = 10.0
 """How long a connection may say nothing; the parent opens one to use it at once."""
@@ -158,21 +159,22 @@ class WorkerServer:
         await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
 
     async def stats(self) -> dict[str, object]:
-        """The reply to `stats`; docs/worker.md names every member."""
-        load, gpu = self.pools.engine_load(), self.factory.gpu()
-        return {
+        """The reply to `stats`: docs/worker.md names every member, observability/disclosure.py why it may leave."""
+        gpu, in_flight = self.factory.gpu(), self.inference.in_flight
+        running, waiting = self.pools.occupancy(in_flight)
+        reply = {
             "engine": self.factory.kind,
             "ready": self.pools.is_loaded(self.default_pool),
             "epoch": self.identity.epoch,
             "accepted": list(self.identity.accepted),
-            "waiting": load.waiting,
-            "running": load.running,
-            "in_flight": sum(self.inference.in_flight.values()),
-            "kv_cache_usage": load.kv_cache_usage,
-            "gpu": {"available": gpu.available, "total_mb": gpu.total_mb, "used_mb": gpu.used_mb},
+            "waiting": waiting,
+            "running": running,
+            "in_flight": running + waiting,
+            "gpu": {"available": gpu.available, "total_mb": gpu.total_mb, "used_mb": gpu.used_in_sixteenths_mb},
             "models": await self.pools.describe(),
-            "requests": self.inference.tally.as_map(),
+            **self.inference.tally.as_maps(now_s=self.monotonic()),
         }
+        return disclosed(Where.STATS, reply)
 
 
 async def _refuse(link: LinkStream, problem: ProblemError) -> None:

@@ -1,28 +1,37 @@
-"""What the worker counts about its requests."""
+"""What the worker counts about its requests, and what of it may be told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from dataplane.worker.release import Release, Sample
 
 
 @dataclass(slots=True)
 class Tally:
-    """Requests since the start. One is counted once, when it ends."""
+    """Requests since the start, counted once each when they end, and the figures of those that the engine ran.
+
+    How many ended and how many failed the parent knows, for it carried them. Everything else goes through `Release`.
+    """
 
     total: int = 0
     failed: int = 0
-    seconds: float = 0.0
+    release: Release = field(default_factory=Release, repr=False)
 
-    def ended(self, seconds: float, *, failed: bool) -> None:
-        """Count one request and how long it took; a client that left is neither success nor failure of ours."""
+    def ended(self, *, failed: bool) -> None:
+        """Count one request; a client that left is neither success nor failure of ours."""
         self.total += 1
         self.failed += failed
-        self.seconds += seconds
 
-    def as_map(self) -> dict[str, object]:
-        """The `requests` map of the `stats` reply."""
+    def ran(self, sample: Sample, *, now_s: float) -> None:
+        """Take the figures of one request that the engine ran to its end."""
+        self.release.add(sample, now_s=now_s)
+
+    def as_maps(self, *, now_s: float) -> dict[str, object]:
+        """The members `requests`, `released` and `kv_cache_usage` of the `stats` reply."""
+        released = self.release.totals(now_s=now_s)
         return {
-            "total": self.total,
-            "failed": self.failed,
-            "avg_s": self.seconds / self.total if self.total else 0.0,
+            "requests": {"total": self.total, "failed": self.failed, "avg_s": released.average_s},
+            "released": released.as_map(),
+            "kv_cache_usage": released.kv_cache_usage,
         }

@@ -244,7 +244,7 @@ def _arguments(pool: Pool, options: VllmOptions) -> Any:
     words: list[str] = [
         *("--model", str(pool.path), "--served-model-name", pool.name, "--runner", mine.runner),
         *("--scheduling-policy", "priority", "--gpu-memory-utilization", str(options.gpu_memory_utilization)),
-        *("--enable-prompt-tokens-details", "--disable-fastapi-docs", "--disable-log-stats"),
+        *("--disable-fastapi-docs", "--disable-log-stats"),
         *("--tensor-parallel-size", str(mine.tensor_parallel_size)),
     ]
     optional = {
@@ -258,6 +258,8 @@ def _arguments(pool: Pool, options: VllmOptions) -> Any:
     for name, value in optional.items():
         if value is not None:
             words += [name, str(value)]
+    if mine.report_cached_tokens:
+        words.append("--enable-prompt-tokens-details")
     if mine.tool_call_parser is not None:
         words.append("--enable-auto-tool-choice")
     if options.enforce_eager:

@@ -108,7 +108,12 @@ class SyntheticFactory:
     async def load(self, pool: Pool) -> SyntheticEngine:
         """Return a ready engine."""
         return SyntheticEngine(
-            pool.name, seed=self._seed, costs=self._costs, clock_ms=self._clock_ms, sleep=self._sleep
+            pool.name,
+            seed=self._seed,
+            costs=self._costs,
+            clock_ms=self._clock_ms,
+            sleep=self._sleep,
+            report_cached=pool.options.report_cached_tokens,
         )
 
     def gpu(self) -> GpuMemory:
@@ -123,9 +128,17 @@ class SyntheticEngine:
     """One synthetic model."""
 
     def __init__(
-        self, model: str, *, seed: int, costs: SyntheticCosts, clock_ms: Callable[[], int], sleep: Sleep
+        self,
+        model: str,
+        *,
+        seed: int,
+        costs: SyntheticCosts,
+        clock_ms: Callable[[], int],
+        sleep: Sleep,
+        report_cached: bool,
     ) -> None:
-        """`model` is what answers call themselves."""
+        """`model` is what answers call themselves; they tell cached tokens where `report_cached` says so."""
+        self._report_cached = report_cached
         self._model = model
         self._seed = seed
         self._costs = costs
@@ -181,7 +194,14 @@ class SyntheticEngine:
         blocks = prompt_blocks(tokens, str(request.get("cache_salt", "")))
         sequence = Sequence(len(tokens), wish.max_tokens, blocks)
         await stack.enter_async_context(self._scheduler.run(sequence, priority=int(request.get("priority", 0))))
-        writer = _Writer(self._model, wish, chat=chat, identity=self._identity(wish), clock_ms=self._clock_ms)
+        writer = _Writer(
+            self._model,
+            wish,
+            chat=chat,
+            identity=self._identity(wish),
+            clock_ms=self._clock_ms,
+            report_cached=self._report_cached,
+        )
         return Reply(
             status=200,
             content_type=SSE if wish.stream else JSON,
@@ -234,8 +254,18 @@ class SyntheticEngine:
 class _Writer:
     """Writes one answer in the shape of chat or completions, whole or as server-sent events."""
 
-    def __init__(self, model: str, wish: Wish, *, chat: bool, identity: str, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        model: str,
+        wish: Wish,
+        *,
+        chat: bool,
+        identity: str,
+        clock_ms: Callable[[], int],
+        report_cached: bool,
+    ) -> None:
         self._wish = wish
+        self._report_cached = report_cached
         self._chat = chat
         prefix, kind = ("chatcmpl", "chat.completion") if chat else ("cmpl", "text_completion")
         self._common = {
@@ -249,7 +279,7 @@ class _Writer:
     async def body(self, tokens: AsyncIterator[str], sequence: Sequence) -> AsyncIterator[bytes]:
         if not self._wish.stream:
             text = "".join([token async for token in tokens])
-            yield _json(self._common | {"choices": [self._whole(text)], "usage": _usage(sequence)})
+            yield _json(self._common | {"choices": [self._whole(text)], "usage": self._usage(sequence)})
             return
         first = True
         async for token in tokens:
@@ -259,11 +289,22 @@ class _Writer:
             yield self._event([self._piece({"content": token}, None)])
         yield self._event([self._piece({"content": ""} if not self._chat else {}, self._wish.reason)])
         if self._wish.usage_event:
-            yield self._event([], usage=_usage(sequence))
+            yield self._event([], usage=self._usage(sequence))
         yield b"data: [DONE]\n\n"
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + _json(self._common | {"choices": choices} | more) + b"\n\n"
+
+    def _usage(self, sequence: Sequence) -> dict[str, Any]:
+        """Usage as vLLM writes it, with or without its prompt tokens' details."""
+        counts: dict[str, Any] = {
+            "prompt_tokens": sequence.prompt_tokens,
+            "completion_tokens": sequence.generated,
+            "total_tokens": sequence.prompt_tokens + sequence.generated,
+        }
+        if self._report_cached:
+            counts["prompt_tokens_details"] = {"cached_tokens": sequence.cached_tokens}
+        return counts
 
     def _piece(self, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": delta["content"]}
@@ -295,15 +336,6 @@ def usage_of(sequence: Sequence) -> Usage:
         completion_tokens=sequence.generated,
         cached_tokens=sequence.cached_tokens,
     )
-
-
-def _usage(sequence: Sequence) -> dict[str, Any]:
-    return {
-        "prompt_tokens": sequence.prompt_tokens,
-        "completion_tokens": sequence.generated,
-        "total_tokens": sequence.prompt_tokens + sequence.generated,
-        "prompt_tokens_details": {"cached_tokens": sequence.cached_tokens},
-    }
 
 
 def _refuse_imitations(request: dict[str, Any]) -> None:

@@ -224,6 +224,14 @@ class FakeWorker(FakeSide):
                     "details": {"tiny": {"digest": "ab", "loads": 3}},
                 },
                 "requests": {"total": 40, "failed": 1, "avg_s": 0.75},
+                "released": {
+                    "requests": 32,
+                    "prompt_tokens": 9000,
+                    "completion_tokens": 4000,
+                    "cached_tokens": 1000,
+                    "prefill_s": 6,
+                    "decode_s": 18,
+                },
             },
         )
 

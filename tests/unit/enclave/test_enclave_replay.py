@@ -8,18 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dataplane.enclave.replay import MAX_ENTRIES, SWEEP_ENTRIES, ReplayWindow
+from dataplane.enclave.tenant_key import TenantKey
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import IAT_MAX_AGE_MS, IAT_MAX_AHEAD_MS
 from tests.support.cost import LOOP_STEP_S, TRIES, least_cpu_s
 
 NOW_MS = 1_800_000_000_000
+KEY = TenantKey(region="", account="111122223333", id="mrk-1")
 
 
 def code_of(
     window: ReplayWindow, rid: bytes, *, tenant: str = "a", expires_ms: int = NOW_MS + 1000, now_ms: int
 ) -> str:
     try:
-        window.record(tenant=tenant, rid=rid, expires_ms=expires_ms, now_ms=now_ms)
+        window.record(key=KEY, tenant=tenant, rid=rid, expires_ms=expires_ms, now_ms=now_ms)
     except ProblemError as problem:
         return problem.code
     return "served"
@@ -55,7 +57,7 @@ def test_a_clock_set_back_does_not_bring_old_requests_to_life() -> None:
 
 
 def test_a_full_window_fails_closed_and_opens_as_entries_lapse() -> None:
-    window = ReplayWindow(max_entries=2, max_share=1)
+    window = ReplayWindow(max_entries=2, max_share=1, max_account_share=1)
     code_of(window, b"1", now_ms=NOW_MS)
     code_of(window, b"2", now_ms=NOW_MS)
     assert code_of(window, b"3", now_ms=NOW_MS) == "overloaded", "what can't be remembered is refused"
@@ -64,7 +66,7 @@ def test_a_full_window_fails_closed_and_opens_as_entries_lapse() -> None:
 
 
 def test_one_tenant_can_not_shut_the_others_out() -> None:
-    window = ReplayWindow(max_entries=4, max_share=0.5)
+    window = ReplayWindow(max_entries=4, max_share=0.5, max_account_share=1)
     assert [code_of(window, bytes([n]), tenant="busy", now_ms=NOW_MS) for n in range(3)] == [
         "served",
         "served",
@@ -96,7 +98,7 @@ class Window(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.window = ReplayWindow(max_entries=5, max_share=0.6)
+        self.window = ReplayWindow(max_entries=5, max_share=0.6, max_account_share=1)
         self.now_ms = NOW_MS
         self.expected: dict[tuple[str, bytes], int] = {}
 
@@ -132,17 +134,17 @@ TestWindow = Window.TestCase
 
 def test_a_refusal_says_what_to_do_and_when_to_come_back() -> None:
     window = ReplayWindow(max_entries=1, max_share=1)
-    window.record(tenant="a", rid=b"1", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+    window.record(key=KEY, tenant="a", rid=b"1", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
     with pytest.raises(ProblemError) as caught:
-        window.record(tenant="a", rid=b"2", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+        window.record(key=KEY, tenant="a", rid=b"2", expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
     assert caught.value.retry_after_s == 5, "429 comes with Retry-After"
 
 
 def test_a_full_second_of_lapsed_requests_does_not_hold_the_loop() -> None:
     def full() -> ReplayWindow:
-        window = ReplayWindow(max_entries=131_072, max_share=1)
+        window = ReplayWindow(max_entries=131_072, max_share=1, max_account_share=1)
         for number in range(131_072):
-            window.record(tenant="a", rid=number.to_bytes(4), expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
+            window.record(key=KEY, tenant="a", rid=number.to_bytes(4), expires_ms=NOW_MS + 1000, now_ms=NOW_MS)
         return window
 
     window = full()
@@ -165,9 +167,9 @@ def test_a_sweep_in_slices_drops_what_has_lapsed_and_nothing_else(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dataplane.enclave.replay.SWEEP_ENTRIES", slice_size)
-        window = ReplayWindow(max_share=1)
+        window = ReplayWindow(max_share=1, max_account_share=1)
         for number, life in enumerate(lives):
-            window.record(tenant="a", rid=bytes([number]), expires_ms=NOW_MS + life * 1000, now_ms=NOW_MS)
+            window.record(key=KEY, tenant="a", rid=bytes([number]), expires_ms=NOW_MS + life * 1000, now_ms=NOW_MS)
         now_ms = NOW_MS
         for step in steps:
             now_ms += step * 1000

@@ -40,6 +40,7 @@ WORKER = WorkerReport(
     gpu={},
     models={"loaded": ["b"], "available": ["a"]},
     requests={},
+    released={},
 )
 
 plain = st.recursive(

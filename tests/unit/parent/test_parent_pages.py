@@ -106,6 +106,7 @@ async def test_prometheus_gets_its_text_when_it_asks(host: Host, accept: str) ->
     assert "mrgc_parent_in_flight 0.0" in text, "and none is left"
     assert "mrgc_parent_first_byte_seconds_count 1.0" in text, "its first byte was timed"
     assert "mrgc_worker_kv_cache_usage_ratio 0.25" in text, "the worker's figures are there"
+    assert "mrgc_worker_completion_tokens_total 4000.0" in text, "and the totals that it has released"
     assert "mrgc_enclave_kms_calls 3.0" in text, "and the enclave's"
 
 
