@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataplane.protocol.attestation.document import AttestationDocument, instance_pcr4
-from dataplane.protocol.attestation.verify import AttestationPolicy, aws_nitro_root_g1, verify
+from dataplane.protocol.attestation.verify import AttestationPolicy, aws_nitro_root_g1, verify, verify_kept
 
-__all__ = ["AttestationDocument", "AttestationPolicy", "aws_nitro_root_g1", "instance_pcr4", "verify"]
+__all__ = [
+    "AttestationDocument",
+    "AttestationPolicy",
+    "aws_nitro_root_g1",
+    "instance_pcr4",
+    "verify",
+    "verify_kept",
+]

@@ -96,11 +96,21 @@ def verify(
     parsed = authenticate(
         document, now_ms=now_ms, roots=roots, max_age_ms=policy.max_age_ms, max_future_ms=policy.max_future_ms
     )
-    check_not_debug(parsed)
-    _check_pcrs(parsed, policy)
-    _check_equal(parsed.nonce, policy.nonce, reason="nonce")
-    _check_equal(parsed.user_data, policy.user_data, reason="user-data")
-    _check_equal(parsed.public_key, policy.public_key, reason="public-key")
+    _check_policy(parsed, policy)
+    return parsed
+
+
+def verify_kept(
+    document: bytes, *, policy: AttestationPolicy, roots: Sequence[x509.Certificate] | None = None
+) -> AttestationDocument:
+    """Return what a document says that was kept, judged at its own time: everything that `verify` checks but its age.
+
+    No clock is asked, so this proves that the document was genuine when it was made, and never that what it describes
+    still runs; `policy.max_age_ms` and `policy.max_future_ms` are not used. What the document is trusted for must come
+    from its fields (`timestamp_ms`, `user_data`). Raises `AttestationError` as `verify` does, never for `age`.
+    """
+    parsed = _authenticate(document, roots=roots)
+    _check_policy(parsed, policy)
     return parsed
 
 
@@ -116,12 +126,22 @@ def authenticate(
 
     Raises `AttestationError` with reason `size`, `cose`, `field`, `chain`, `signature` or `age`.
     """
+    parsed = _authenticate(document, roots=roots)
+    _check_age(now_ms - parsed.timestamp_ms, max_age_ms=max_age_ms, max_future_ms=max_future_ms)
+    return parsed
+
+
+def _authenticate(document: bytes, *, roots: Sequence[x509.Certificate] | None) -> AttestationDocument:
+    """Check form, chain and signature at the document's own time."""
     cose = parse_cose(document)
     parsed = parse_payload(cose.payload)
     trusted = (aws_nitro_root_g1(),) if roots is None else roots
     key = verify_chain(parsed.certificate, parsed.cabundle, roots=trusted, at_ms=parsed.timestamp_ms)
     _check_signature(cose, key)
-    age_ms = now_ms - parsed.timestamp_ms
+    return parsed
+
+
+def _check_age(age_ms: int, *, max_age_ms: int, max_future_ms: int) -> None:
     if age_ms > max_age_ms:
         raise AttestationError(
             f"The attestation document is {age_ms // 1000} s old; at most {max_age_ms // 1000} s are accepted.",
@@ -133,7 +153,15 @@ def authenticate(
             "are accepted.",
             reason="age",
         )
-    return parsed
+
+
+def _check_policy(parsed: AttestationDocument, policy: AttestationPolicy) -> None:
+    """Check that the document is no debug enclave's and says what the policy wants."""
+    check_not_debug(parsed)
+    _check_pcrs(parsed, policy)
+    _check_equal(parsed.nonce, policy.nonce, reason="nonce")
+    _check_equal(parsed.user_data, policy.user_data, reason="user-data")
+    _check_equal(parsed.public_key, policy.public_key, reason="public-key")
 
 
 def check_not_debug(document: AttestationDocument) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.protocol.attestation import AttestationDocument, AttestationPolicy, instance_pcr4, verify
+from dataplane.protocol.attestation import AttestationDocument, AttestationPolicy, instance_pcr4, verify, verify_kept
 from dataplane.protocol.attestation.document import parse_cose, parse_payload
 from dataplane.protocol.attestation.verify import AWS_NITRO_ROOT_G1_SHA256, authenticate, aws_nitro_root_g1
 from dataplane.protocol.errors import AttestationError
@@ -69,6 +69,27 @@ def test_a_genuine_document_is_accepted_at_its_time_and_says_what_is_expected(na
 @pytest.mark.parametrize("name", GENUINE)
 def test_a_genuine_document_is_refused_four_hours_later(name: str) -> None:
     assert refusal(document(name), name, now_ms=EXPECTED[name]["timestamp_ms"] + 4 * HOUR_MS) == "age"
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_a_kept_document_is_judged_at_its_own_time_without_a_clock(name: str) -> None:
+    parsed = verify_kept(document(name), policy=policy(name))
+    assert parsed.timestamp_ms == EXPECTED[name]["timestamp_ms"], "what it says, years later"
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_a_kept_document_is_refused_for_all_but_its_age(name: str, reason: str) -> None:
+    with pytest.raises(AttestationError) as caught:
+        verify_kept(document(name), policy=policy(name))
+    assert caught.value.reason == reason, EXPECTED[name]["must"]
+
+
+def test_a_kept_document_must_say_what_is_expected() -> None:
+    name = "enclave-definite-map.bin"
+    for expected, reason in (({"user_data": b"x"}, "user-data"), ({"nonce": b"x"}, "nonce")):
+        with pytest.raises(AttestationError) as caught:
+            verify_kept(document(name), policy=policy(name, **expected))
+        assert caught.value.reason == reason, "only the age is not asked"
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items())
