@@ -22,6 +22,7 @@ from dataplane.enclave.inbound import Inbound
 from dataplane.enclave.keyring import Keyring
 from dataplane.enclave.kms import decrypt_target
 from dataplane.enclave.memory import ByteBudget, Reservation
+from dataplane.enclave.receipting import ReceiptSigner, RequestReceipt
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
 from dataplane.mesh.linkio import LinkStream
@@ -62,6 +63,7 @@ class EnclaveState:
 
     identity: EnclaveIdentity
     nsm_level: int
+    signer: ReceiptSigner
     keyring: Keyring
     replay: ReplayWindow
     memory: ByteBudget
@@ -91,6 +93,7 @@ class Inference:
         self._fields = fields
         self._ends_s = state.monotonic() + deadline_s
         self._opener = RequestOpener()
+        self._receipt = RequestReceipt(state.signer, monotonic=state.monotonic)
         self._answer: Answer | None = None
         self._level = 0
 
@@ -107,7 +110,10 @@ class Inference:
         """
         reservation = Reservation(self._state.memory)
         try:
-            with self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening:
+            with (
+                self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening,
+                self._receipt.timed(names.ENCLAVE_OPEN),
+            ):
                 header, worker = await self._open(reservation, opening)
             span.set_attributes(
                 {names.TENANT: header.tenant, names.MODEL_POOL: header.model, names.ASSURANCE: self._level}
@@ -122,7 +128,7 @@ class Inference:
         finally:
             reservation.close()
         with self._state.telemetry.span(names.ENCLAVE_SEAL, parent=span) as sealing:
-            await self._relay(hop, answer)
+            await self._relay(hop, answer, worker)
             sealing.set_attribute(names.FRAMES, answer.frames)
 
     # From the parent's bytes to an opened message.
@@ -185,7 +191,10 @@ class Inference:
 
     async def _fetch_key(self, header: RequestHeader, parent: Span) -> bytes:
         region, _ = decrypt_target(header.kms, own_region=self._state.identity.region)
-        with self._state.telemetry.span(names.KMS_DECRYPT, parent=parent, attributes={names.KMS_REGION: region}):
+        with (
+            self._state.telemetry.span(names.KMS_DECRYPT, parent=parent, attributes={names.KMS_REGION: region}),
+            self._receipt.timed(names.KMS_DECRYPT),
+        ):
             return await self._inbound.during(
                 self._state.keyring.fetch(
                     kms=header.kms, context=header.context, wrapped=header.wrapped, expires_s=header.expires_s
@@ -209,6 +218,7 @@ class Inference:
             deadline_ms=max(0, int((self._ends_s - state.monotonic()) * 1000)),
             traceparent=traceparent_of(span) or None,
         )
+        self._receipt.asked()
         await self._send_hop(sealer.prefix())
         for frame in sealer.seal_message(message.encode()):
             await self._send_hop(frame)
@@ -218,7 +228,7 @@ class Inference:
     async def _send_hop(self, data: bytes) -> None:
         await self._link.send(LinkType.HOP_DATA, data, timeout_s=WRITE_STALL_S)
 
-    async def _relay(self, hop: ResponseOpener, answer: Answer) -> None:
+    async def _relay(self, hop: ResponseOpener, answer: Answer, worker: WorkerBinding) -> None:
         """Seal what the worker answers, frame by frame as it comes, and the receipt after it."""
         digest: str | None = None
         ended = False
@@ -238,8 +248,7 @@ class Inference:
                 elif digest is None:
                     raise OpenError("the worker's answer has a tail and no head")
                 else:
-                    tail = HopTail.decode(opened.data)
-                    await answer.finish(self._receipt(digest, tail.wash))
+                    await self._finish(answer, worker, digest, HopTail.decode(opened.data))
         if not ended:
             # Nothing depends on it; left unread, it would make the close look like a break to the parent.
             await self._inbound.next(HOP_END_S)
@@ -263,16 +272,18 @@ class Inference:
         head, body = error_body(error.status, str(error))
         answer.head(head)
         await answer.body(body)
-        await answer.finish(self._receipt("", worker.wash))
+        await self._finish(answer, worker, "", None)
 
-    def _receipt(self, model_digest: str, wash: Mapping[str, str | int] | None) -> Receipt:
-        identity = self._state.identity
-        return Receipt(
-            request=self._opener.th,
-            assurance=self._level,
-            pcr0=identity.pcr0,
-            region=identity.region,
-            instance=identity.instance_id,
-            model_digest=model_digest,
-            wash=wash,
-        )
+    async def _finish(self, answer: Answer, worker: WorkerBinding, model_digest: str, tail: HopTail | None) -> None:
+        def receipt(response: bytes) -> Receipt:
+            return self._receipt.finish(
+                request=self._opener.th,
+                response=response,
+                level=self._level,
+                worker=worker,
+                model_digest=model_digest,
+                tail=tail,
+                first_byte_s=answer.first_byte_s,
+            )
+
+        await answer.finish(receipt)
