@@ -18,7 +18,7 @@ from dataplane.tenant.errors import ReceiptError
 
 FORMAT = "mrgc-receipt/1"
 MAX_BUNDLE_BYTES = 32 << 20
-"""Longest bundle: a disclosed request of 4.3 MB and a response of 16 MiB make 28.1 MB of base64, the rest under 200 KB."""
+"""Longest bundle: a request of 4.3 MB and a response of 16 MiB make 28.1 MB of base64, the rest is under 200 KB."""
 
 MODE = 0o600
 """A receipt tells exact figures, and a disclosed exchange its text: for its owner alone."""

@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from dataplane.mesh.deadline import CAP_S, Deadline
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.suite import MAX_MESSAGE_BYTES
+from dataplane.tenant.bundle import ReceiptBundle
 from dataplane.tenant.client import TenantClient, new_request_id
 from dataplane.tenant.models import Model
 from dataplane.tenant.openai_errors import OpenAIError, openai_error
@@ -44,7 +46,10 @@ _ID = web.RequestKey("id", str)
 
 
 class TenantProxy:
-    """The server; `start` binds, `stop` ends it. `port` 0 takes any free port, and `url` says which."""
+    """The server; `start` binds, `stop` ends it. `port` 0 takes any free port, and `url` says which.
+
+    `keep` gets the receipt bundle of every response that was whole, before its end is given to the local client.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class TenantProxy:
         allow_remote: bool = False,
         deadline_s: float = CAP_S,
         body_s: float = BODY_S,
+        keep: Callable[[ReceiptBundle], None] | None = None,
     ) -> None:
         if not is_loopback(host) and not allow_remote:
             raise SettingsError(
@@ -70,6 +76,7 @@ class TenantProxy:
         self._local_api_key = local_api_key
         self._deadline_s = deadline_s
         self._body_s = body_s
+        self._keep = keep
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -168,6 +175,8 @@ class TenantProxy:
         if stream:
             return await self._stream(request, body, arguments)
         done = await self._client.complete(request.path, body, **arguments)
+        if self._keep is not None:
+            self._keep(done.bundle)
         return web.Response(
             status=done.status,
             body=done.body,
@@ -179,6 +188,7 @@ class TenantProxy:
                 "X-MRGC-Instance": done.receipt.instance,
                 "X-MRGC-Assurance": str(done.receipt.assurance),
                 "X-MRGC-Model-Digest": done.receipt.model_digest,
+                "X-MRGC-Request-Hash": done.receipt.request.hex(),
             },
         )
 
@@ -193,6 +203,7 @@ class TenantProxy:
                     "X-MRGC-Attempts": str(upstream.attempts),
                     "X-MRGC-Region": upstream.region,
                     "X-MRGC-Instance": upstream.instance,
+                    "X-MRGC-Request-Hash": upstream.request_hash.hex(),
                 },
             )
             await response.prepare(request)
@@ -202,6 +213,8 @@ class TenantProxy:
                     if passed := gate.push(chunk):
                         async with asyncio.timeout(WRITE_S):
                             await response.write(passed)
+                if self._keep is not None:
+                    self._keep(upstream.bundle())
                 async with asyncio.timeout(WRITE_S):
                     await response.write(gate.release())
                     await response.write_eof()

@@ -34,7 +34,8 @@ TAIL_S = 1.0
 class TenantResponse:
     """One response that is being opened; `TenantClient.infer` gives it.
 
-    `status` and `content_type` are the engine's own, from inside the envelope. `receipt` is None until the last
+    `status` and `content_type` are the engine's own, from inside the envelope. `request_hash` is what the receipt must
+    name. `receipt` is None until the last
     chunk was read; then `region` and `instance` are the enclave's word, before that the router's headers.
     """
 
@@ -63,7 +64,7 @@ class TenantResponse:
         self.receipt: Receipt | None = None
         self._http = http
         self._opener = opener
-        self._request_hash = request_hash
+        self.request_hash = request_hash
         self._transcript = hashlib.sha256()
         self._assurance = assurance
         self._pins = pins
@@ -185,7 +186,7 @@ class TenantResponse:
     def _check(self, head: ResponseHead, data: bytes) -> None:
         receipt = checked_receipt(
             data,
-            request=self._request_hash,
+            request=self.request_hash,
             response=self._transcript.digest(),
             assurance=self._assurance,
             status=head.status,

@@ -21,11 +21,12 @@ from dataplane.protocol.envelope import RequestOpener, ResponseSealer
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import RequestHeader
 from dataplane.protocol.message import RequestMessage, ResponseHead
-from dataplane.protocol.receipt import Receipt
+from dataplane.protocol.receipt import Receipt, enclave_user_data
 from dataplane.tenant.client import TenantClient, wall_clock_ms
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession
 from observability.tracing import Telemetry
+from stacks.local.nsm import SoftwareNsm
 
 KEY_ARN = "arn:aws:kms:us-east-1:111122223333:key/mrk-00000000000000000000000000000001"
 TENANT = "tenant-a"
@@ -118,6 +119,7 @@ class FakeCluster:
     models: list[dict[str, Any]] = field(
         default_factory=lambda: [{"id": "tiny", "engine": "synthetic", "assurance": 0, "hosts": 2}]
     )
+    pcr0: bytes = PCR0
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate, repr=False)
     attestation: Callable[[bytes], bytes] = field(default=lambda _nonce: b"")
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -193,7 +195,7 @@ class FakeCluster:
                 response=hashlib.sha256(head + b"".join(step.pieces)).digest(),
                 time=wall_clock_ms(),
                 assurance=step.assurance,
-                pcr0=PCR0,
+                pcr0=self.pcr0,
                 region="us-east-1",
                 instance=INSTANCE,
                 model_digest=DIGEST,
@@ -205,6 +207,11 @@ class FakeCluster:
             await response.write(sealer.seal(data, final=True) + step.trailing)
         await response.write_eof()
         return response
+
+    def documents_of(self, nsm: SoftwareNsm) -> None:
+        """Serve documents of `nsm` that name this cluster's receipt key."""
+        shown = enclave_user_data(self.key.public_key().public_bytes_raw())
+        self.attestation = lambda nonce: nsm.attest(nonce=nonce, user_data=shown, public_key=None)
 
     async def list_models(self, request: web.Request) -> web.Response:
         """The authenticated list."""
