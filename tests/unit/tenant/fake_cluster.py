@@ -122,6 +122,7 @@ class FakeCluster:
     pcr0: bytes = PCR0
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate, repr=False)
     attestation: Callable[[bytes], bytes] = field(default=lambda _nonce: b"")
+    attestation_headers: Callable[[bytes], dict[str, str]] = field(default=lambda _nonce: {})
     asked: list[dict[str, str]] = field(default_factory=list)
     """The queries of every GET /attestation."""
     receipts: list[bytes] = field(default_factory=list)
@@ -223,8 +224,10 @@ class FakeCluster:
     async def attest(self, request: web.Request) -> web.Response:
         """A document over the given nonce."""
         self.asked.append(dict(request.query))
-        document = self.attestation(bytes.fromhex(request.query["nonce"]))
-        return web.Response(body=document, content_type="application/cbor")
+        nonce = bytes.fromhex(request.query["nonce"])
+        return web.Response(
+            body=self.attestation(nonce), content_type="application/cbor", headers=self.attestation_headers(nonce)
+        )
 
     def client(self, **changes: Any) -> TenantClient:
         """A client of this cluster, quick to retry; `changes` replace its arguments."""
