@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dataplane.enclave.credentials import RelayedCredentials
+from dataplane.enclave.hostclock import WatchedNsm
 from dataplane.enclave.identity import read_identity
 from dataplane.enclave.memory import MAX_REQUEST_BYTES
 from dataplane.enclave.server import MAX_CONNECTIONS, EnclaveServer
@@ -90,7 +91,8 @@ async def serve(path: str) -> None:
     """Run the enclave until this process is ended."""
     root = create_nsm_root()
     pcrs = {number: bytes([16 + number]) * 48 for number in range(3)}
-    nsm = SoftwareNsm(root=root, pcrs=pcrs, instance_id="i-0aaaabbbbccccdddd", clock_ms=now_ms)
+    software = SoftwareNsm(root=root, pcrs=pcrs, instance_id="i-0aaaabbbbccccdddd", clock_ms=now_ms)
+    nsm = WatchedNsm(software, clock_ms=now_ms, monotonic=time.monotonic)
     server = EnclaveServer(
         address=UnixAddress(path),
         nsm=nsm,

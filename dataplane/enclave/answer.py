@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable
@@ -33,14 +34,16 @@ class Answer:
         self._monotonic = monotonic
         self._sealer = opener.response_sealer(secrets.token_bytes(SALT_BYTES))
         self._gatherer = FrameGatherer()
+        self._transcript = hashlib.sha256()
         self._waiting = b""
         self.started = False
+        self.first_byte_s: float | None = None
+        """When the first byte left, on the monotonic clock."""
         self.frames = 0
 
     def head(self, head: ResponseHead) -> None:
         """Prepare the first frame; it leaves with the first bytes of the body, or the receipt."""
-        self._waiting = self._sealer.prefix() + self._sealer.seal(head.encode())
-        self.frames += 1
+        self._waiting = self._sealer.prefix() + self._seal(head.encode())
 
     async def body(self, data: bytes) -> None:
         """Take body bytes and send the frames that are due."""
@@ -59,19 +62,26 @@ class Answer:
         if data:
             await self._send(self._seal(data))
 
-    async def finish(self, receipt: Receipt) -> None:
-        """Send the rest and the receipt, the final frame."""
+    async def finish(self, receipt: Callable[[bytes], Receipt]) -> None:
+        """Send the rest and the receipt, the final frame.
+
+        `receipt` is called with the response's hash: SHA-256 over the data of every frame before it, the head included.
+        """
         data = self._gatherer.flush()
         sealed = self._seal(data) if data else b""
         self.frames += 1
-        await self._send(sealed + self._sealer.seal(receipt.encode(), final=True))
+        final = receipt(self._transcript.digest()).encode()
+        await self._send(sealed + self._sealer.seal(final, final=True))
 
     def _seal(self, data: bytes) -> bytes:
         self.frames += 1
+        self._transcript.update(data)
         return self._sealer.seal(data)
 
     async def _send(self, sealed: bytes) -> None:
         out, self._waiting = self._waiting + sealed, b""
+        if not self.started:
+            self.first_byte_s = self._monotonic()
         self.started = True
         await self._link.send(LinkType.DATA, out, timeout_s=WRITE_STALL_S)
 

@@ -24,6 +24,7 @@ from dataplane.enclave.inbound import Inbound
 from dataplane.enclave.keyring import Keyring
 from dataplane.enclave.kms import decrypt_target
 from dataplane.enclave.memory import ByteBudget, Reservation
+from dataplane.enclave.receipting import ReceiptSigner, RequestReceipt
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import cache_salt
 from dataplane.enclave.tenant_key import TenantKey
@@ -68,6 +69,7 @@ class EnclaveState:
 
     identity: EnclaveIdentity
     nsm_level: int
+    signer: ReceiptSigner
     keyring: Keyring
     replay: ReplayWindow
     memory: ByteBudget
@@ -98,6 +100,7 @@ class Inference:
         self._fields = fields
         self._ends_s = state.monotonic() + deadline_s
         self._opener = RequestOpener()
+        self._receipt = RequestReceipt(state.signer, monotonic=state.monotonic)
         self._answer: Answer | None = None
         self._level = 0
         self._proof: dict[str, int] = {}
@@ -115,7 +118,10 @@ class Inference:
         """
         reservation = Reservation(self._state.memory)
         try:
-            with self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening:
+            with (
+                self._state.telemetry.span(names.ENCLAVE_OPEN, parent=span) as opening,
+                self._receipt.timed(names.ENCLAVE_OPEN),
+            ):
                 header, worker = await self._open(reservation, opening)
             span.set_attributes(
                 {names.TENANT: header.tenant, names.MODEL_POOL: header.model, names.ASSURANCE: self._level}
@@ -213,7 +219,10 @@ class Inference:
 
     async def _fetch_key(self, header: RequestHeader, parent: Span) -> bytes:
         region, _ = decrypt_target(header.kms, own_region=self._state.identity.region)
-        with self._state.telemetry.span(names.KMS_DECRYPT, parent=parent, attributes={names.KMS_REGION: region}):
+        with (
+            self._state.telemetry.span(names.KMS_DECRYPT, parent=parent, attributes={names.KMS_REGION: region}),
+            self._receipt.timed(names.KMS_DECRYPT),
+        ):
             return await self._inbound.during(
                 self._state.keyring.fetch(
                     kms=header.kms, context=header.context, wrapped=header.wrapped, expires_s=header.expires_s
@@ -233,6 +242,7 @@ class Inference:
         message = self._hop_message(header, span)
         reservation.hold(len(message))
         _, sealer = seal_hop(worker.public_key, worker.epoch, worker.config_digest, header.rid, pad=header.pad)
+        self._receipt.asked()
         await self._send_hop(sealer.prefix())
         for frame in sealer.seal_message(message):
             await self._send_hop(frame)
@@ -285,8 +295,7 @@ class Inference:
         if digest is None:
             raise OpenError("the worker's answer has a tail and no head")
         if opened.final:
-            HopTail.decode(opened.data)
-            await answer.finish(self._receipt(digest, worker))
+            await self._finish(answer, worker, digest, HopTail.decode(opened.data))
         else:
             await answer.body(opened.data)
         return digest
@@ -310,18 +319,19 @@ class Inference:
         head, body = error_body(error.status, str(error))
         answer.head(head)
         await answer.body(body)
-        await answer.finish(self._receipt("", worker))
+        await self._finish(answer, worker, "", None)
 
-    def _receipt(self, model_digest: str, worker: WorkerBinding) -> Receipt:
-        # The wash is the binding's, which the worker's document covers; its hop tail says the same of the same key.
-        identity = self._state.identity
-        return Receipt(
-            request=self._opener.th,
-            assurance=self._level,
-            pcr0=identity.pcr0,
-            region=identity.region,
-            instance=identity.instance_id,
-            model_digest=model_digest,
-            wash=None if worker.wash is None else worker.wash.as_map(),
-            proof=self._proof,
-        )
+    async def _finish(self, answer: Answer, worker: WorkerBinding, model_digest: str, tail: HopTail | None) -> None:
+        def receipt(response: bytes) -> Receipt:
+            return self._receipt.finish(
+                request=self._opener.th,
+                response=response,
+                level=self._level,
+                proof=self._proof,
+                worker=worker,
+                model_digest=model_digest,
+                tail=tail,
+                first_byte_s=answer.first_byte_s,
+            )
+
+        await answer.finish(receipt)

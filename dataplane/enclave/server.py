@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dataplane.enclave.binding import (
     CHALLENGE_BYTES,
@@ -32,6 +33,7 @@ from dataplane.enclave.infer import EnclaveState, Inference
 from dataplane.enclave.keyring import Keyring
 from dataplane.enclave.kms import KmsDecryptor
 from dataplane.enclave.memory import ByteBudget
+from dataplane.enclave.receipting import ReceiptSigner
 from dataplane.enclave.replay import ReplayWindow
 from dataplane.enclave.salt import SECRET_BYTES
 from dataplane.mesh.address import Address, start_server
@@ -94,8 +96,12 @@ class EnclaveServer:
         max_connections: int = MAX_CONNECTIONS,
         replay: ReplayWindow | None = None,
         memory: ByteBudget | None = None,
+        receipt_key: Ed25519PrivateKey | None = None,
     ) -> None:
-        """Bind nothing yet; the cache-salt secret is made here and never leaves."""
+        """Bind nothing yet; the cache-salt secret and the receipt key are made here and never leave.
+
+        `receipt_key` is for tests, which then know the key.
+        """
         self._address = address
         self._nsm = nsm
         self._credentials = credentials
@@ -109,6 +115,7 @@ class EnclaveServer:
         self.state = EnclaveState(
             identity=identity,
             nsm_level=nsm.assurance,
+            signer=ReceiptSigner(identity=identity, clock_ms=clock_ms, key=receipt_key),
             keyring=Keyring(
                 kms=kms,
                 cache=DataKeyCache(),
@@ -318,10 +325,11 @@ class EnclaveServer:
             raise ProblemError(
                 "malformed-envelope", f"An attestation's nonce is {MIN_NONCE} to {MAX_NONCE} bytes; send such a one."
             )
+        shown = self.state.signer.user_data
         try:
             async with self._attests.slot(timeout_s=CALL_TIMEOUT_S):
                 # The module's device blocks for milliseconds.
-                return await asyncio.to_thread(self._nsm.attest, nonce=nonce, user_data=None, public_key=None)
+                return await asyncio.to_thread(self._nsm.attest, nonce=nonce, user_data=shown, public_key=None)
         except ProblemError:
             raise
         except MrgcError as error:

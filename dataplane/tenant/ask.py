@@ -9,6 +9,7 @@ from typing import Any
 
 from dataplane.protocol.errors import OpenError
 from dataplane.protocol.receipt import Receipt
+from dataplane.tenant.bundle import ReceiptBundle
 from dataplane.tenant.client import TenantClient
 from dataplane.tenant.errors import RequestError
 from dataplane.tenant.response import TenantResponse
@@ -32,6 +33,8 @@ class Answer:
     fingerprint: str
     """The engine's `system_fingerprint`, from inside the envelope; "" where it gives none."""
     receipt: Receipt
+    bundle: ReceiptBundle = field(repr=False)
+    """The receipt as it is kept for others, still without the enclave's document."""
 
     def summary(self) -> str:
         """One line for a person."""
@@ -58,6 +61,9 @@ class Answer:
             "assurance_name": LEVELS[receipt.assurance],
             "model_digest": receipt.model_digest,
             "pcr0": receipt.pcr0.hex(),
+            "config_digest": None if receipt.config_digest is None else receipt.config_digest.hex(),
+            "time_ms": receipt.time,
+            "usage": None if receipt.usage is None else dict(receipt.usage),
             "wash": None if receipt.wash is None else dict(receipt.wash),
         }
 
@@ -100,6 +106,7 @@ async def ask_question(
             request_id=response.request_id,
             fingerprint=fingerprint,
             receipt=response.receipt,
+            bundle=response.bundle(),
         )
 
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dataplane.protocol.errors import MrgcError, SettingsError
+from dataplane.tenant import receipt_cli
 from dataplane.tenant.ask import Answer, ask_question
 from dataplane.tenant.attest import attest, load_root
+from dataplane.tenant.bundle import check_new, write_bundle
 from dataplane.tenant.config import TenantConfig, load_cluster, load_measurements, read_secret
+from dataplane.tenant.console import EX_FAILED, EX_MISUSED, call, err, fail, out, print_json, run
+from dataplane.tenant.documents import HeldDocuments
+from dataplane.tenant.options import (
+    ExpectConfigOption,
+    ExpectModelOption,
+    ExpectPcr0Option,
+    JsonOption,
+    MeasurementsOption,
+)
+from dataplane.tenant.pins import Pins, parse_pins
 from dataplane.tenant.proxy import TenantProxy
-
-T = TypeVar("T")
-
-EX_FAILED = 1
-EX_MISUSED = 2
+from dataplane.tenant.receipt_folder import ReceiptFolder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,8 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What a tenant runs. Secrets come from MRGC_API_KEY or a file, never from the command line.",
 )
-_err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-_out = Console(highlight=False, markup=False, soft_wrap=True)
+app.add_typer(receipt_cli.app, name="receipt")
 
 
 class Assurance(StrEnum):
@@ -66,7 +71,6 @@ AssuranceOption = Annotated[
 PadOption = Annotated[
     int, typer.Option(envvar="MRGC_PAD", help="Pad frames to a multiple of this: 0, or a power of two from 16 to 4096.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -79,9 +83,19 @@ def proxy(
     api_key_file: KeyFileOption = None,
     assurance: AssuranceOption = None,
     pad: PadOption = 0,
+    *,
+    measurements: MeasurementsOption = None,
+    expect_model: ExpectModelOption = None,
+    expect_pcr0: ExpectPcr0Option = None,
+    expect_config: ExpectConfigOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8090,
-    *,
+    receipts: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MRGC_RECEIPTS", help="Folder to keep a receipt bundle of every response in; none if not given."
+        ),
+    ] = None,
     allow_remote: Annotated[bool, typer.Option(help="Allow an address that is not loopback.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -90,6 +104,7 @@ def proxy(
     MRGC_LOCAL_API_KEY, when set, is what local clients must send as their API key.
     """
     config = _config(cluster, tenant, endpoint, ca_file, kms_key_arn, api_key_file, assurance, pad)
+    config = _expecting(config, measurements, expect_model, expect_pcr0, expect_config)
 
     async def serve() -> None:
         telemetry = config.telemetry()
@@ -98,24 +113,26 @@ def proxy(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         try:
-            async with config.client(telemetry) as client:
+            async with AsyncExitStack() as stack:
+                folder = None
+                if receipts is not None:
+                    folder = await stack.enter_async_context(ReceiptFolder(receipts, HeldDocuments(config.documents())))
                 server = TenantProxy(
-                    client,
+                    await stack.enter_async_context(config.client(telemetry)),
                     host=host,
                     port=port,
                     local_api_key=os.environ.get("MRGC_LOCAL_API_KEY") or None,
                     allow_remote=allow_remote,
+                    keep=None if folder is None else folder.keep,
                 )
                 await server.start()
-                try:
-                    _say_serving(server.url, config, json_output=json_output)
-                    await stop.wait()
-                finally:
-                    await server.stop()
+                stack.push_async_callback(server.stop)
+                _say_serving(server.url, config, json_output=json_output)
+                await stop.wait()
         finally:
             await asyncio.to_thread(telemetry.shutdown)
 
-    _run(serve())
+    run(serve())
 
 
 @app.command()
@@ -129,35 +146,65 @@ def ask(
     api_key_file: KeyFileOption = None,
     assurance: AssuranceOption = None,
     pad: PadOption = 0,
+    *,
     model: Annotated[str | None, typer.Option(envvar="MRGC_MODEL", help="Model pool to ask.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer.")] = None,
-    *,
+    measurements: MeasurementsOption = None,
+    expect_model: ExpectModelOption = None,
+    expect_pcr0: ExpectPcr0Option = None,
+    expect_config: ExpectConfigOption = None,
+    receipt: Annotated[Path | None, typer.Option(help="New file for the receipt and the enclave's document.")] = None,
+    disclose: Annotated[
+        bool, typer.Option(help="Let whoever has the receipt's file read this question and its answer.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Ask one question and print the answer as it comes, then (on standard error) who answered."""
     config = _config(cluster, tenant, endpoint, ca_file, kms_key_arn, api_key_file, assurance, pad)
+    config = _expecting(config, measurements, expect_model, expect_pcr0, expect_config)
+    if receipt is not None:
+        call(lambda: check_new(receipt))
+    elif disclose:
+        fail("Nothing would be disclosed: --disclose goes with --receipt FILE.", EX_MISUSED)
     pool = model or config.model
     if pool is None:
-        _fail("No model pool was named; give --model or set MRGC_MODEL.", EX_MISUSED)
+        fail("No model pool was named; give --model or set MRGC_MODEL.", EX_MISUSED)
     text = sys.stdin.read() if question == "-" else question
 
-    async def run() -> Answer:
+    async def asked() -> tuple[Answer, str | None]:
         telemetry = config.telemetry()
         try:
-            async with config.client(telemetry) as client:
-                return await ask_question(
+            async with config.client(telemetry, disclose=disclose) as client:
+                answer = await ask_question(
                     client, text, model=pool, max_tokens=max_tokens, on_text=None if json_output else _print_token
                 )
+            return answer, None if receipt is None else await _keep(answer, config, receipt)
         finally:
             await asyncio.to_thread(telemetry.shutdown)
 
-    answer = _run(run())
+    answer, unproved = run(asked())
     if json_output:
-        _print_json(answer.document())
-        return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    _err.print(answer.summary(), style="dim")
+        print_json(answer.document())
+    else:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        err.print(answer.summary(), style="dim")
+    if unproved is not None:
+        fail(unproved, EX_FAILED)
+
+
+async def _keep(answer: Answer, config: TenantConfig, path: Path) -> str | None:
+    """Write the receipt's file; say what is wrong with it, if anything: an answer is not lost over its receipt."""
+    bundle, wrong = answer.bundle, None
+    try:
+        bundle = bundle.attested(await config.documents().fetch(answer.receipt))
+    except MrgcError as error:
+        wrong = f"The receipt was kept without a document, so it proves nothing to others: {error}"
+    try:
+        await asyncio.to_thread(write_bundle, path, bundle)
+    except SettingsError as error:
+        wrong = str(error)
+    return wrong
 
 
 @app.command(name="attest")
@@ -166,16 +213,14 @@ def attest_command(
     tenant: TenantOption = None,
     endpoint: EndpointOption = None,
     ca_file: CaFileOption = None,
-    measurements: Annotated[
-        Path | None, typer.Option(envvar="MRGC_MEASUREMENTS", help="measurements.json of the allowed enclave images.")
-    ] = None,
+    measurements: MeasurementsOption = None,
     root: Annotated[Path | None, typer.Option(help="PEM root instead of AWS Nitro's, for a local stack.")] = None,
     *,
     json_output: JsonOption = False,
 ) -> None:
     """Fetch a fresh attestation document and verify it: root, signature, age, nonce and measurements."""
 
-    async def run() -> tuple[dict[str, Any], str]:
+    async def attested() -> tuple[dict[str, Any], str]:
         local = load_cluster(cluster, tenant) if cluster is not None else None
         where = endpoint or (local.endpoint if local else None)
         allowed = load_measurements(measurements) if measurements else (local.measurements if local else ())
@@ -210,14 +255,14 @@ def attest_command(
         }
         return facts, trusted
 
-    facts, trusted = _run(run())
+    facts, trusted = run(attested())
     if json_output:
-        _print_json(facts)
+        print_json(facts)
         return
-    _out.print(f"Verified: {facts['module_id']}", style="green")
-    _out.print(f"  root   {trusted}")
+    out.print(f"Verified: {facts['module_id']}", style="green")
+    out.print(f"  root   {trusted}")
     for index, value in facts["pcrs"].items():
-        _out.print(f"  PCR{index:<4}{value}")
+        out.print(f"  PCR{index:<4}{value}")
 
 
 def _config(
@@ -234,7 +279,24 @@ def _config(
     try:
         return _merged(cluster, tenant, endpoint, ca_file, key_arn, api_key_file, assurance, pad)
     except SettingsError as error:
-        _fail(str(error), EX_MISUSED)
+        fail(str(error), EX_MISUSED)
+
+
+def _expecting(
+    config: TenantConfig,
+    measurements: Path | None,
+    models: list[str] | None,
+    pcr0s: list[str] | None,
+    configs: list[str] | None,
+) -> TenantConfig:
+    """The configuration with what answers must be; exits 2 for what is no digest."""
+
+    def expecting() -> TenantConfig:
+        pins: Pins = parse_pins(models=models or (), pcr0s=pcr0s or (), configs=configs or ())
+        allowed = config.measurements if measurements is None else load_measurements(measurements)
+        return config.changed(pins=pins, measurements=allowed)
+
+    return call(expecting)
 
 
 def _merged(
@@ -275,36 +337,14 @@ def _merged(
     return TenantConfig(tenant=str(tenant), **more)
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, or exit with one sentence: 2 for what was given wrongly, 1 for what failed."""
-    try:
-        return asyncio.run(work)
-    except SettingsError as error:
-        _fail(str(error), EX_MISUSED)
-    except MrgcError as error:
-        _fail(str(error), EX_FAILED)
-    except KeyboardInterrupt:
-        _fail("Interrupted.", EX_FAILED)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    _err.print(sentence, style="red")
-    raise typer.Exit(code)
-
-
 def _say_serving(url: str, config: TenantConfig, *, json_output: bool) -> None:
     if json_output:
-        _print_json({"url": f"{url}/v1", "tenant": config.tenant, "endpoint": config.endpoint, "pid": os.getpid()})
+        print_json({"url": f"{url}/v1", "tenant": config.tenant, "endpoint": config.endpoint, "pid": os.getpid()})
         return
-    _out.print(f"OpenAI-compatible endpoint for {config.tenant}: {url}/v1", style="green")
-    _out.print(f"  cluster {config.endpoint}, least assurance {_LEVELS[config.assurance]}; Ctrl-C ends it")
+    out.print(f"OpenAI-compatible endpoint for {config.tenant}: {url}/v1", style="green")
+    out.print(f"  cluster {config.endpoint}, least assurance {_LEVELS[config.assurance]}; Ctrl-C ends it")
 
 
 def _print_token(text: str) -> None:
     sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     sys.stdout.flush()

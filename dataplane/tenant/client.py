@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import secrets
 import ssl
@@ -26,8 +25,12 @@ from dataplane.protocol.header import RID_BYTES, RequestHeader
 from dataplane.protocol.message import RequestMessage
 from dataplane.protocol.receipt import Receipt
 from dataplane.tenant.affinity import canonical_prompt
+from dataplane.tenant.bundle import ReceiptBundle
+from dataplane.tenant.disclosure import ExchangeRecorder
 from dataplane.tenant.errors import BrokenStreamError, RequestError
 from dataplane.tenant.http import AttemptError, ClusterHttp, deadline_passed, from_problem
+from dataplane.tenant.models import Model, parse_models
+from dataplane.tenant.pins import Pins
 from dataplane.tenant.response import MAX_COLLECTED_BYTES, TenantResponse
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession, SessionError
@@ -49,16 +52,6 @@ def wall_clock_ms() -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model pool as the router lists it: `hosts` that serve it now, with the `engine` and best `assurance`."""
-
-    id: str
-    engine: str
-    assurance: int
-    hosts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """A response that was read to its end and checked."""
 
@@ -68,6 +61,7 @@ class Completed:
     receipt: Receipt
     attempts: int
     request_id: str
+    bundle: ReceiptBundle
 
 
 @dataclass(slots=True)
@@ -95,7 +89,8 @@ class TenantClient:
     """An async client of one cluster for one tenant; use it as `async with client:`.
 
     `assurance` is the least level accepted (0 mock, 1 host-visible, 2 attested-host); `pad` the padding bucket
-    in bytes (0, or a power of two from 16 to 4,096); `affinity_secret` turns affinity tags on.
+    in bytes (0, or a power of two from 16 to 4,096); `affinity_secret` turns affinity tags on. Every receipt is held to
+    `pins`. With `disclose` the receipt bundles carry the exchange and the keys that open it.
     """
 
     def __init__(
@@ -109,6 +104,8 @@ class TenantClient:
         assurance: int = HOST_VISIBLE,
         pad: int = 0,
         affinity_secret: bytes | None = None,
+        pins: Pins = Pins(),  # noqa: B008 - frozen, and pins nothing
+        disclose: bool = False,
         retry: RetryPolicy | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
         monotonic: Callable[[], float] = time.monotonic,
@@ -124,6 +121,8 @@ class TenantClient:
         self._telemetry = telemetry
         self._pad = pad
         self._affinity_secret = affinity_secret
+        self._pins = pins
+        self._disclose = disclose
         self._retry = retry or RetryPolicy()
         self._clock_ms = clock_ms
         self._monotonic = monotonic
@@ -196,6 +195,7 @@ class TenantClient:
                     receipt=response.receipt,
                     attempts=number,
                     request_id=call.request_id,
+                    bundle=response.bundle(),
                 )
             finally:
                 await response.close()
@@ -214,7 +214,7 @@ class TenantClient:
             body = await self._http.get(
                 "/models", headers=headers, attempt=number, timeout_s=deadline.remaining_s, params={}
             )
-            return _parse_models(body, number)
+            return parse_models(body, number)
 
         return await self._attempts(deadline, attempt)
 
@@ -309,6 +309,9 @@ class TenantClient:
             )
             sealer = RequestSealer(header, key.cek)
             sealed = sealer.prefix() + b"".join(sealer.seal_message(call.message))
+            recorder = None
+            if self._disclose:
+                recorder = ExchangeRecorder(prefix=sealer.prefix(), sealed=sealed, cek=key.cek, request_hash=sealer.th)
             span.set_attribute(names.CIPHERTEXT_BYTES, len(sealed))
         if call.deadline.remaining_ms <= 0:
             raise deadline_passed(attempt)
@@ -330,6 +333,8 @@ class TenantClient:
             deadline=call.deadline,
             telemetry=self._telemetry,
             parent=call.span,
+            pins=self._pins,
+            recorder=recorder,
         )
         try:
             await response.start()
@@ -376,23 +381,3 @@ def _check_names(model: str, request_id: str) -> None:
 
 def _fits_header(text: str) -> bool:
     return 0 < len(text) <= MAX_NAME and text.isascii() and text.isprintable()
-
-
-def _parse_models(body: bytes, attempt: int) -> list[Model]:
-    try:
-        return [
-            Model(
-                id=str(entry["id"]),
-                engine=str(entry["engine"]),
-                assurance=int(entry["assurance"]),
-                hosts=int(entry["hosts"]),
-            )
-            for entry in json.loads(body)["models"]
-        ]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RequestError(
-            "The cluster's list of models is not readable; check that the endpoint is a router of this version.",
-            code="host-failed",
-            status=502,
-            attempts=attempt,
-        ) from None

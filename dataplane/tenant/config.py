@@ -14,8 +14,11 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 
 from dataplane.mesh.tls import client_context
 from dataplane.protocol.errors import SettingsError
+from dataplane.tenant.attest import load_root
 from dataplane.tenant.client import HOST_VISIBLE, TenantClient, wall_clock_ms
+from dataplane.tenant.documents import DocumentSource
 from dataplane.tenant.measurements import parse_measurements
+from dataplane.tenant.pins import Pins, pcr0s_of
 from dataplane.tenant.session import KmsSession, kms_client
 from observability.tracing import EXPORT_TIMEOUT_S, Telemetry
 
@@ -44,6 +47,7 @@ class TenantConfig:
     otlp_endpoint: str | None = None
     attestation_root: Path | None = None
     measurements: tuple[Mapping[int, bytes], ...] = ()
+    pins: Pins = field(default_factory=Pins)
 
     def changed(self, **fields: Any) -> TenantConfig:
         """The same with other values for some fields."""
@@ -60,8 +64,21 @@ class TenantConfig:
         exporter = OTLPSpanExporter(endpoint=f"{self.otlp_endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
         return Telemetry.exporting("tenant", exporter)
 
-    def client(self, telemetry: Telemetry) -> TenantClient:
-        """A client with a session of its own; open it with `async with`."""
+    def pinned(self) -> Pins:
+        """The pins; where none names a PCR0, the published measurements do, if there are any."""
+        return self.pins if self.pins.pcr0s else replace(self.pins, pcr0s=pcr0s_of(self.measurements))
+
+    def documents(self) -> DocumentSource:
+        """Where the documents of this cluster's enclaves come from; `SettingsError` for a root that is none."""
+        return DocumentSource(
+            endpoint=self.endpoint,
+            tls=self.tls(),
+            credentials={"Authorization": f"Bearer {self.api_key}", "X-Tenant-ID": self.tenant},
+            roots=None if self.attestation_root is None else [load_root(self.attestation_root)],
+        )
+
+    def client(self, telemetry: Telemetry, *, disclose: bool = False) -> TenantClient:
+        """A client with a session of its own; open it with `async with`. `disclose` is `TenantClient`'s."""
         kms = kms_client(
             self.key_arn,
             endpoint_url=self.aws_endpoint_url,
@@ -85,6 +102,8 @@ class TenantConfig:
             assurance=self.assurance,
             pad=self.pad,
             affinity_secret=self.affinity_secret,
+            pins=self.pinned(),
+            disclose=disclose,
         )
 
 

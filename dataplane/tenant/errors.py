@@ -27,3 +27,7 @@ class RequestError(MrgcError):
 
 class BrokenStreamError(OpenError):
     """A response that ended before its final frame: whatever came of it is incomplete."""
+
+
+class ReceiptError(OpenError):
+    """A receipt that is not this answer's, not signed by whom it should be, or not what the tenant expects."""

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from dataplane.protocol.errors import MrgcError, ProblemError
-from dataplane.tenant.errors import BrokenStreamError, RequestError
+from dataplane.tenant.errors import BrokenStreamError, ReceiptError, RequestError
 from dataplane.tenant.session import SessionError
 
 CONFLICT = 409
@@ -82,5 +82,9 @@ def openai_error(error: MrgcError) -> OpenAIError:
     if isinstance(error, SessionError):
         status, code = (403, "kms-denied") if error.denied else (503, "kms-unavailable")
         return OpenAIError(status=status, code=code, message=str(error))
-    code = "response-incomplete" if isinstance(error, BrokenStreamError) else "response-not-opened"
+    code = "response-not-opened"
+    if isinstance(error, BrokenStreamError):
+        code = "response-incomplete"
+    elif isinstance(error, ReceiptError):
+        code = "receipt-refused"
     return OpenAIError(status=502, code=code, message=str(error))

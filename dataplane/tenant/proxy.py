@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +24,10 @@ from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
 from dataplane.mesh.httpserver import HEAD_S, GuardedServer
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.suite import MAX_MESSAGE_BYTES
-from dataplane.tenant.client import Model, TenantClient, new_request_id
+from dataplane.tenant.bundle import ReceiptBundle
+from dataplane.tenant.client import TenantClient, new_request_id
 from dataplane.tenant.decode import DecodeError, decode_body
+from dataplane.tenant.models import Model
 from dataplane.tenant.openai_errors import OpenAIError, openai_error
 from dataplane.tenant.sse import DoneGate
 
@@ -59,7 +62,10 @@ _MALFORMED_BODY = OpenAIError(
 
 
 class TenantProxy:
-    """The server; `start` binds, `stop` ends it. `port` 0 takes any free port, and `url` says which."""
+    """The server; `start` binds, `stop` ends it. `port` 0 takes any free port, and `url` says which.
+
+    `keep` gets the receipt bundle of every response that was whole, before its end is given to the local client.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class TenantProxy:
         deadline_s: float = CAP_S,
         body_s: float = BODY_S,
         head_s: float = HEAD_S,
+        keep: Callable[[ReceiptBundle], None] | None = None,
     ) -> None:
         if not is_loopback(host) and not allow_remote:
             raise SettingsError(
@@ -87,6 +94,7 @@ class TenantProxy:
         self._deadline_s = deadline_s
         self._body_s = body_s
         self._head_s = head_s
+        self._keep = keep
         self._runner: web.ServerRunner | None = None
         self.url = ""
 
@@ -202,6 +210,8 @@ class TenantProxy:
         if stream:
             return await self._stream(request, body, arguments)
         done = await self._client.complete(request.path, body, **arguments)
+        if self._keep is not None:
+            self._keep(done.bundle)
         return web.Response(
             status=done.status,
             body=done.body,
@@ -213,6 +223,7 @@ class TenantProxy:
                 "X-MRGC-Instance": done.receipt.instance,
                 "X-MRGC-Assurance": str(done.receipt.assurance),
                 "X-MRGC-Model-Digest": done.receipt.model_digest,
+                "X-MRGC-Request-Hash": done.receipt.request.hex(),
             },
         )
 
@@ -227,6 +238,7 @@ class TenantProxy:
                     "X-MRGC-Attempts": str(upstream.attempts),
                     "X-MRGC-Region": upstream.region,
                     "X-MRGC-Instance": upstream.instance,
+                    "X-MRGC-Request-Hash": upstream.request_hash.hex(),
                 },
             )
             await response.prepare(request)
@@ -236,6 +248,8 @@ class TenantProxy:
                     if passed := gate.push(chunk):
                         async with asyncio.timeout(WRITE_S):
                             await response.write(passed)
+                if self._keep is not None:
+                    self._keep(upstream.bundle())
                 async with asyncio.timeout(WRITE_S):
                     await response.write(gate.release())
                     await response.write_eof()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -15,7 +16,10 @@ from dataplane.protocol.envelope import Opened, ResponseOpener
 from dataplane.protocol.errors import MrgcError, OpenError
 from dataplane.protocol.message import ResponseHead
 from dataplane.protocol.receipt import Receipt
+from dataplane.tenant.bundle import ReceiptBundle
+from dataplane.tenant.disclosure import ExchangeRecorder
 from dataplane.tenant.errors import BrokenStreamError, RequestError
+from dataplane.tenant.pins import Pins, checked_receipt
 from observability import names
 from observability.tracing import Telemetry
 
@@ -30,7 +34,8 @@ TAIL_S = 1.0
 class TenantResponse:
     """One response that is being opened; `TenantClient.infer` gives it.
 
-    `status` and `content_type` are the engine's own, from inside the envelope. `receipt` is None until the last
+    `status` and `content_type` are the engine's own, from inside the envelope. `request_hash` is what the receipt must
+    name. `receipt` is None until the last
     chunk was read; then `region` and `instance` are the enclave's word, before that the router's headers.
     """
 
@@ -49,6 +54,8 @@ class TenantResponse:
         deadline: Deadline,
         telemetry: Telemetry,
         parent: Span,
+        pins: Pins = Pins(),  # noqa: B008 - frozen, and pins nothing
+        recorder: ExchangeRecorder | None = None,
     ) -> None:
         self.attempts = attempts
         self.request_id = request_id
@@ -57,8 +64,12 @@ class TenantResponse:
         self.receipt: Receipt | None = None
         self._http = http
         self._opener = opener
-        self._request_hash = request_hash
+        self.request_hash = request_hash
+        self._transcript = hashlib.sha256()
         self._assurance = assurance
+        self._pins = pins
+        self._recorder = recorder
+        self._raw_receipt = b""
         self._deadline = deadline
         self._ready: deque[bytes] = deque()
         self._head: ResponseHead | None = None
@@ -75,8 +86,9 @@ class TenantResponse:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body's bytes as they open.
 
-        Ends only when the final frame opened and its receipt names this request and the assurance asked for;
-        otherwise raises OpenError, BrokenStreamError when the stream ended early, or RequestError past the deadline.
+        Ends only when the final frame opened and its receipt is signed and names this request, these bytes, the
+        assurance asked for and what the tenant pinned. Otherwise raises ReceiptError or another OpenError,
+        BrokenStreamError when the stream ended early, or RequestError past the deadline.
         """
         while True:
             while self._ready:
@@ -93,6 +105,21 @@ class TenantResponse:
             if len(body) > limit:
                 raise OpenError(f"The response is over {limit} bytes; ask for it as a stream.")
         return bytes(body)
+
+    def bundle(self) -> ReceiptBundle:
+        """The receipt as it is kept for others, still without the enclave's document.
+
+        Raises BrokenStreamError before the receipt was checked, ReceiptError where an exchange that was to be disclosed
+        is too long for it.
+        """
+        if self.receipt is None or self._head is None:
+            raise BrokenStreamError("The response has no receipt yet; read it to its end.")
+        return ReceiptBundle(
+            receipt=self._raw_receipt,
+            head=self._head.encode(),
+            request_id=self.request_id,
+            disclosed=None if self._recorder is None else self._recorder.disclosed(),
+        )
 
     async def close(self) -> None:
         """End the response; one that is not complete is aborted, which cancels it at the host."""
@@ -132,6 +159,8 @@ class TenantResponse:
         self._open(data)
 
     def _open(self, data: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.feed(data)
         try:
             for opened in self._opener.feed(data):
                 self._take(opened)
@@ -141,26 +170,29 @@ class TenantResponse:
             raise OpenError(f"The response does not open: {error}") from error
 
     def _take(self, opened: Opened) -> None:
+        if self._head is not None and opened.final:
+            self._check(self._head, opened.data)
+            return
+        self._transcript.update(opened.data)
         if self._head is None:
             if opened.final:
                 raise OpenError("The response has a receipt and no answer; report it to the operator.")
             self._head = ResponseHead.decode(opened.data)
             self.status, self.content_type = self._head.status, self._head.content_type
             self._span.set_attribute(names.HTTP_STATUS, self.status)
-        elif opened.final:
-            self._check(Receipt.decode(opened.data))
         elif opened.data:
             self._ready.append(opened.data)
 
-    def _check(self, receipt: Receipt) -> None:
-        if receipt.request != self._request_hash:
-            raise OpenError("The response's receipt names another request; do not use this answer.")
-        if receipt.assurance < self._assurance:
-            raise OpenError(
-                f"The response was made at assurance level {receipt.assurance}, below the {self._assurance} that was "
-                "asked for; do not use this answer."
-            )
-        self.receipt = receipt
+    def _check(self, head: ResponseHead, data: bytes) -> None:
+        receipt = checked_receipt(
+            data,
+            request=self.request_hash,
+            response=self._transcript.digest(),
+            assurance=self._assurance,
+            status=head.status,
+            pins=self._pins,
+        )
+        self.receipt, self._raw_receipt = receipt, data
         self.region, self.instance = receipt.region, receipt.instance
         self._parent.set_attribute(names.ASSURANCE, receipt.assurance)
         self._parent.set_attribute(names.INSTANCE, receipt.instance)

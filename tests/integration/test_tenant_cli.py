@@ -32,7 +32,8 @@ async def stack(folder: Path, cluster: FakeCluster) -> AsyncIterator[Path]:
     """A cluster with a KMS over HTTP, and its cluster.json."""
     root = create_nsm_root()
     nsm = SoftwareNsm(root=root, pcrs=PCRS, instance_id="i-0123456789abcdef0", clock_ms=wall_clock_ms)
-    cluster.attestation = lambda nonce: nsm.attest(nonce=nonce, user_data=None, public_key=None)
+    cluster.documents_of(nsm)
+    cluster.pcr0 = PCRS[0]
     root_file, _ = root.save(folder, "root")
 
     async def kms(request: web.Request) -> web.Response:

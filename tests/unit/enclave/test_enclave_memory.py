@@ -104,7 +104,7 @@ async def test_a_flood_of_the_smallest_frames_in_an_answer_lets_others_run(tmp_p
 
 async def flood_of(running: Enclave, link: LinkStream) -> bytes:
     """Read the hop request and make an answer of 64 KiB whose frames after the head are all empty."""
-    opener = HopRequestOpener(running.worker.key, running.worker.epoch, CONFIG_DIGEST)
+    opener = HopRequestOpener({running.worker.epoch: running.worker.key}.get, CONFIG_DIGEST)
     while (message := await link.receive(5)) is not None and message.type is LinkType.HOP_DATA:
         opener.feed(message.payload)
     sealer = opener.response_sealer(os.urandom(32))

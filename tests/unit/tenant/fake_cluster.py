@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
 import ssl
@@ -14,21 +15,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dataplane.protocol.envelope import RequestOpener, ResponseSealer
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.header import RequestHeader
 from dataplane.protocol.message import RequestMessage, ResponseHead
-from dataplane.protocol.receipt import Receipt
+from dataplane.protocol.receipt import Receipt, enclave_user_data
 from dataplane.tenant.client import TenantClient, wall_clock_ms
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession
 from observability.tracing import Telemetry
+from stacks.local.nsm import SoftwareNsm
 
 KEY_ARN = "arn:aws:kms:us-east-1:111122223333:key/mrk-00000000000000000000000000000001"
 TENANT = "tenant-a"
 API_KEY = "api-key-of-tenant-a"
 DIGEST = "sha256:" + "ab" * 32
+CONFIG = b"\x07" * 32
+PCR0 = b"\x11" * 48
+INSTANCE = "i-0123456789abcdef0"
 
 
 class FakeKms:
@@ -67,6 +73,8 @@ class Answer:
     trailing: bytes = b""
     hang_after: int | None = None
     pause_s: float = 0.0
+    receipt: Callable[[Receipt, Ed25519PrivateKey], bytes] = lambda receipt, key: receipt.signed(key).encode()
+    """Makes the final frame's data from what an honest enclave would sign, and its key."""
 
 
 @dataclass
@@ -111,7 +119,14 @@ class FakeCluster:
     models: list[dict[str, Any]] = field(
         default_factory=lambda: [{"id": "tiny", "engine": "synthetic", "assurance": 0, "hosts": 2}]
     )
+    pcr0: bytes = PCR0
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate, repr=False)
     attestation: Callable[[bytes], bytes] = field(default=lambda _nonce: b"")
+    attestation_headers: Callable[[bytes], dict[str, str]] = field(default=lambda _nonce: {})
+    asked: list[dict[str, str]] = field(default_factory=list)
+    """The queries of every GET /attestation."""
+    receipts: list[bytes] = field(default_factory=list)
+    """The final frames' data, in the order in which they were sent."""
     seen: list[Seen] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -161,7 +176,8 @@ class FakeCluster:
         )
         await response.prepare(request)
         await response.write(sealer.prefix())
-        await response.write(sealer.seal(ResponseHead(status=step.status, content_type=step.content_type).encode()))
+        head = ResponseHead(status=step.status, content_type=step.content_type).encode()
+        await response.write(sealer.seal(head))
         for number, piece in enumerate(step.pieces):
             if step.cut_after == number:
                 assert request.transport is not None, "the client still reads"
@@ -177,16 +193,26 @@ class FakeCluster:
         if not step.end_early:
             receipt = Receipt(
                 request=step.request or th,
+                response=hashlib.sha256(head + b"".join(step.pieces)).digest(),
+                time=wall_clock_ms(),
                 assurance=step.assurance,
-                pcr0=b"\x11" * 48,
+                pcr0=self.pcr0,
                 region="us-east-1",
-                instance="i-0123456789abcdef0",
+                instance=INSTANCE,
                 model_digest=DIGEST,
+                config_digest=CONFIG,
                 wash={"id": "wash-1", "time": 1_700_000_000_000},
             )
-            await response.write(sealer.seal(receipt.encode(), final=True) + step.trailing)
+            data = step.receipt(receipt, self.key)
+            self.receipts.append(data)
+            await response.write(sealer.seal(data, final=True) + step.trailing)
         await response.write_eof()
         return response
+
+    def documents_of(self, nsm: SoftwareNsm) -> None:
+        """Serve documents of `nsm` that name this cluster's receipt key."""
+        shown = enclave_user_data(self.key.public_key().public_bytes_raw())
+        self.attestation = lambda nonce: nsm.attest(nonce=nonce, user_data=shown, public_key=None)
 
     async def list_models(self, request: web.Request) -> web.Response:
         """The authenticated list."""
@@ -197,8 +223,11 @@ class FakeCluster:
 
     async def attest(self, request: web.Request) -> web.Response:
         """A document over the given nonce."""
-        document = self.attestation(bytes.fromhex(request.query["nonce"]))
-        return web.Response(body=document, content_type="application/cbor")
+        self.asked.append(dict(request.query))
+        nonce = bytes.fromhex(request.query["nonce"])
+        return web.Response(
+            body=self.attestation(nonce), content_type="application/cbor", headers=self.attestation_headers(nonce)
+        )
 
     def client(self, **changes: Any) -> TenantClient:
         """A client of this cluster, quick to retry; `changes` replace its arguments."""
