@@ -78,12 +78,16 @@ class LogStore:
         with self._locked():
             data = self._read_entries()
             size, _ = self._check(data)
-            known = [_parse(number, each) for number, each in enumerate(data)]
+            known = {_named(entry): (n, entry) for n, entry in enumerate(map(_parse, range(size), data))}
             numbers: list[int] = []
             for entry in new:
-                number = _place(entry, known)
-                if number == len(known):
-                    known.append(entry)
+                number, other = known.setdefault(_named(entry), (len(data), entry))
+                if not other.same_thing(entry):
+                    raise StoreError(
+                        f"Entry {number} has another measurement of {' '.join(_named(entry))}; "
+                        "give the new one a version of its own."
+                    )
+                if number == len(data):
                     data.append(entry.encode())
                 numbers.append(number)
             if len(data) > MAX_READ_ENTRIES:
@@ -210,17 +214,9 @@ def beyond(root: Path, size: int) -> list[Path]:
     return [*found, *([leftover] if leftover.exists() else [])]
 
 
-def _place(entry: Entry, known: Sequence[Entry]) -> int:
-    """Return the number of the same measurement in the log, or the next free one."""
-    for number, other in enumerate(known):
-        if other.same_thing(entry):
-            return number
-        if (other.kind, other.name, other.version) == (entry.kind, entry.name, entry.version):
-            raise StoreError(
-                f"Entry {number} has another measurement of {entry.kind} {entry.name} {entry.version}; "
-                "give the new one a version of its own."
-            )
-    return len(known)
+def _named(entry: Entry) -> tuple[str, str, str]:
+    """Return what one measurement only may stand under."""
+    return entry.kind, entry.name, entry.version
 
 
 def _parse(number: int, data: bytes) -> Entry:

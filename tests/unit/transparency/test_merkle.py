@@ -1,4 +1,4 @@
-"""Merkle hashes and proofs: the known answers of RFC 6962's first implementation, and what RFC 9162 says of all trees."""
+"""Merkle hashes and proofs: known answers of RFC 6962's authors, and what RFC 9162 says of all trees."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_ranges_that_no_tree_has_are_refused(old: int, new: int) -> None:
 
 def test_a_tree_without_entries_is_extended_by_every_tree_without_a_proof() -> None:
     verify_consistency(old=0, new=5, old_root=EMPTY_ROOT, new_root=made(5).head(0, 5), proof=[])
-    with pytest.raises(TransparencyError, match="no entries|without entries"):
+    with pytest.raises(TransparencyError, match="without entries"):
         verify_consistency(old=0, new=5, old_root=b"\x01" * 32, new_root=made(5).head(0, 5), proof=[])
     with pytest.raises(TransparencyError, match="none is needed"):
         verify_consistency(old=0, new=5, old_root=EMPTY_ROOT, new_root=made(5).head(0, 5), proof=[EMPTY_ROOT])

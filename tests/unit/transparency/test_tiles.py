@@ -16,7 +16,6 @@ from dataplane.protocol.transparency.tiles import (
     read_node,
     split_entries,
     split_tile,
-    tile_at,
     tile_of,
     tiles_between,
 )
@@ -70,7 +69,7 @@ def test_a_tree_of_256_has_a_full_tile_and_one_hash_above() -> None:
         "tile/0/x999/x999/x999/x999/x999/999",
         "../checkpoint",
         "tile/0/000/../000",
-        "tile/0/٠٠٠",
+        "tile/0/\u0660\u0660\u0660",
         "tile/0/000\n",
     ],
 )
@@ -88,9 +87,8 @@ def test_every_path_is_read_as_it_was_written(level: int, index: int, width: int
 
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_growing_a_tree_writes_exactly_what_changed(first: int, more: int) -> None:
-    written = {t for t in tiles_between(0, first)} | set(tiles_between(first, first + more))
-    needed = {tile_at(level, index, first + more) for level, index in {(t.level, t.index) for t in written}}
-    assert needed <= written, "every tile of the grown tree was written, now or before"
+    written = set(tiles_between(0, first)) | set(tiles_between(first, first + more))
+    assert set(tiles_between(0, first + more)) <= written, "every tile of the grown tree was written, now or before"
 
 
 @given(st.data())
