@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -25,6 +24,7 @@ from dataplane.log.pin import KEY, URL, LogPin, read_pin
 from dataplane.log.reader import LogReader
 from dataplane.log.source import FolderSource, LogUnavailableError
 from dataplane.log.store import LogStore
+from dataplane.log.when import utc_text
 from dataplane.mesh.settings import EX_USAGE
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.transparency.checkpoint import SignedHead
@@ -253,7 +253,9 @@ def _tell_head(head: SignedHead, *, json_output: bool) -> None:
     if json_output:
         _print_json(_head_json(head))
         return
-    _out.print(f"  {head.checkpoint.origin}: {head.size} entries, root {head.root.hex()}, signed {_time(head.time_s)}")
+    _out.print(
+        f"  {head.checkpoint.origin}: {head.size} entries, root {head.root.hex()}, signed {utc_text(head.time_s)}"
+    )
 
 
 def _tell_entry(number: int, entry: Entry, *, json_output: bool) -> None:
@@ -261,18 +263,9 @@ def _tell_entry(number: int, entry: Entry, *, json_output: bool) -> None:
         _print_json({"index": number, "entry": json.loads(entry.encode())})
         return
     measured = "" if entry.digest is None else f" sha256:{entry.digest.hex()}"
-    _out.print(f"  {number}  {entry.kind} {entry.name} {entry.version}{measured}  {_time(entry.time_ms // 1000)}")
+    _out.print(f"  {number}  {entry.kind} {entry.name} {entry.version}{measured}  {utc_text(entry.time_ms // 1000)}")
     for index, value in sorted((entry.registers or {}).items()):
         _out.print(f"       PCR{index:<4}{value.hex()}")
-
-
-def _time(time_s: int | None) -> str:
-    if time_s is None:
-        return "at an unsaid time"
-    try:
-        return datetime.fromtimestamp(time_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{time_s} s after 1970"
 
 
 def _print_json(document: object) -> None:

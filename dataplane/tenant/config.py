@@ -12,11 +12,13 @@ from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+from dataplane.log.pin import LogPin
 from dataplane.mesh.tls import client_context
 from dataplane.protocol.errors import SettingsError
 from dataplane.tenant.client import HOST_VISIBLE, TenantClient, wall_clock_ms
 from dataplane.tenant.measurements import parse_measurements
 from dataplane.tenant.session import KmsSession, kms_client
+from dataplane.tenant.transparency import LogGuard, cluster_pin
 from observability.tracing import EXPORT_TIMEOUT_S, Telemetry
 
 MOCK = 0
@@ -44,6 +46,7 @@ class TenantConfig:
     otlp_endpoint: str | None = None
     attestation_root: Path | None = None
     measurements: tuple[Mapping[int, bytes], ...] = ()
+    log: LogPin | None = None
 
     def changed(self, **fields: Any) -> TenantConfig:
         """The same with other values for some fields."""
@@ -85,6 +88,7 @@ class TenantConfig:
             assurance=self.assurance,
             pad=self.pad,
             affinity_secret=self.affinity_secret,
+            log=None if self.log is None else LogGuard.of(self.log, self.measurements),
         )
 
 
@@ -114,6 +118,7 @@ def load_cluster(path: Path, tenant: str | None = None) -> TenantConfig:
             otlp_endpoint=_text(document.get("otlp_endpoint")),
             attestation_root=_beside(path, document["attestation_root"]),
             measurements=(parse_measurements(document["pcrs"], source=str(path)),),
+            log=cluster_pin(document.get("log"), path),
         )
     except StopIteration:
         raise SettingsError(f"{path} lists no tenant; start the local stack again.") from None
