@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dataplane.log.pin import read_pin
+from dataplane.log.when import utc_text
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.tenant import receipt_cli
 from dataplane.tenant.ask import Answer, ask_question
@@ -31,6 +33,7 @@ from dataplane.tenant.options import (
 from dataplane.tenant.pins import Pins, parse_pins
 from dataplane.tenant.proxy import TenantProxy
 from dataplane.tenant.receipt_folder import ReceiptFolder
+from dataplane.tenant.transparency import check_logged
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -244,6 +247,8 @@ def attest_command(
             measurements=allowed,
             roots=None if root_file is None else [load_root(root_file)],
         )
+        pin = read_pin(os.environ) or (local.log if local else None)
+        logged = None if pin is None else (await check_logged(pin, [document.pcrs]))[0]
         trusted = "AWS Nitro Enclaves Root-G1" if root_file is None else f"{root_file} (not AWS's)"
         pcrs = {str(index): document.pcrs[index].hex() for index in sorted(allowed[0])}
         facts = {
@@ -252,6 +257,7 @@ def attest_command(
             "timestamp_ms": document.timestamp_ms,
             "root": trusted,
             "pcrs": pcrs,
+            "log": None if logged is None else logged.document(),
         }
         return facts, trusted
 
@@ -263,6 +269,7 @@ def attest_command(
     out.print(f"  root   {trusted}")
     for index, value in facts["pcrs"].items():
         out.print(f"  PCR{index:<4}{value}")
+    out.print(f"  log    {_log_text(facts['log'])}")
 
 
 def _config(
@@ -314,6 +321,10 @@ def _merged(
         api_key = read_secret(api_key_file, "the API key")
     secret_file = os.environ.get("MRGC_AFFINITY_SECRET_FILE")
     more: dict[str, Any] = {"pad": pad}
+    if (pin := read_pin(os.environ)) is not None:
+        more["log"] = pin
+        if allowed := os.environ.get("MRGC_MEASUREMENTS"):
+            more["measurements"] = load_measurements(Path(allowed))
     if secret_file:
         more["affinity_secret"] = read_secret(Path(secret_file), "the affinity secret").encode()
     if assurance is not None:
@@ -335,6 +346,12 @@ def _merged(
     if missing:
         raise SettingsError(f"Not given: {', '.join(missing)}; give them, or --cluster FILE for a local stack.")
     return TenantConfig(tenant=str(tenant), **more)
+
+
+def _log_text(log: dict[str, Any] | None) -> str:
+    if log is None:
+        return "none was asked (set MRGC_LOG_URL and MRGC_LOG_KEY)"
+    return f"{log['name']}: entry {log['index']} of {log['size']}, {log['entry']}, {utc_text(log['time_ms'] // 1000)}"
 
 
 def _say_serving(url: str, config: TenantConfig, *, json_output: bool) -> None:

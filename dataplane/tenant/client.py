@@ -34,6 +34,7 @@ from dataplane.tenant.pins import Pins
 from dataplane.tenant.response import MAX_COLLECTED_BYTES, TenantResponse
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession, SessionError
+from dataplane.tenant.transparency import LogGuard
 from observability import names
 from observability.tracing import Telemetry, traceparent_of
 
@@ -90,7 +91,9 @@ class TenantClient:
 
     `assurance` is the least level accepted (0 mock, 1 host-visible, 2 attested-host); `pad` the padding bucket
     in bytes (0, or a power of two from 16 to 4,096); `affinity_secret` turns affinity tags on. Every receipt is held to
-    `pins`. With `disclose` the receipt bundles carry the exchange and the keys that open it.
+    `pins`. With `disclose` the receipt bundles carry the exchange and the keys that open it. With `log`, opening the
+    client checks the measurement log (raising `TransparencyError` or another `MrgcError`), and no request leaves while
+    the log is refused.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class TenantClient:
         affinity_secret: bytes | None = None,
         pins: Pins = Pins(),  # noqa: B008 - frozen, and pins nothing
         disclose: bool = False,
+        log: LogGuard | None = None,
         retry: RetryPolicy | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
         monotonic: Callable[[], float] = time.monotonic,
@@ -123,6 +127,7 @@ class TenantClient:
         self._affinity_secret = affinity_secret
         self._pins = pins
         self._disclose = disclose
+        self._log = log
         self._retry = retry or RetryPolicy()
         self._clock_ms = clock_ms
         self._monotonic = monotonic
@@ -130,12 +135,16 @@ class TenantClient:
         self._jitter = jitter
 
     async def __aenter__(self) -> Self:
+        if self._log is not None:
+            await self._log.start()
         await self._http.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._log is not None:
+            await self._log.close()
         await self.session.close()
         await self._http.__aexit__(kind, error, trace)
 
@@ -231,6 +240,8 @@ class TenantClient:
         traceparent: str | None,
     ) -> AsyncIterator[_Call]:
         """One request's span and everything about it that its attempts share."""
+        if self._log is not None:
+            self._log.require()
         request_id = request_id or new_request_id()
         deadline = Deadline.after(min(deadline_s, CAP_S), monotonic=self._monotonic)
         attributes = {names.TENANT: self.tenant, names.MODEL_POOL: model, names.REQUEST_ID: request_id}

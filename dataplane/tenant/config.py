@@ -12,6 +12,7 @@ from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+from dataplane.log.pin import LogPin
 from dataplane.mesh.tls import client_context
 from dataplane.protocol.errors import SettingsError
 from dataplane.tenant.attest import load_root
@@ -20,6 +21,7 @@ from dataplane.tenant.documents import DocumentSource
 from dataplane.tenant.measurements import parse_measurements
 from dataplane.tenant.pins import Pins, pcr0s_of
 from dataplane.tenant.session import KmsSession, kms_client
+from dataplane.tenant.transparency import LogGuard, cluster_pin
 from observability.tracing import EXPORT_TIMEOUT_S, Telemetry
 
 MOCK = 0
@@ -48,6 +50,7 @@ class TenantConfig:
     attestation_root: Path | None = None
     measurements: tuple[Mapping[int, bytes], ...] = ()
     pins: Pins = field(default_factory=Pins)
+    log: LogPin | None = None
 
     def changed(self, **fields: Any) -> TenantConfig:
         """The same with other values for some fields."""
@@ -104,6 +107,7 @@ class TenantConfig:
             affinity_secret=self.affinity_secret,
             pins=self.pinned(),
             disclose=disclose,
+            log=None if self.log is None else LogGuard.of(self.log, self.measurements),
         )
 
 
@@ -133,6 +137,7 @@ def load_cluster(path: Path, tenant: str | None = None) -> TenantConfig:
             otlp_endpoint=_text(document.get("otlp_endpoint")),
             attestation_root=_beside(path, document["attestation_root"]),
             measurements=(parse_measurements(document["pcrs"], source=str(path)),),
+            log=cluster_pin(document.get("log"), path),
         )
     except StopIteration:
         raise SettingsError(f"{path} lists no tenant; start the local stack again.") from None

@@ -220,6 +220,9 @@ class Cluster:
                 await self._start(spec)
 
     async def _wait_front(self, plan: Plan, progress: Callable[[], None]) -> None:
+        # It serves the measurement log, which the probe's client asks before anything else.
+        console = f"http://127.0.0.1:{plan.console_port}/status"
+        await wait_for(partial(http_answers, console), STEP_TIMEOUT_S, "the console answers")
         for region in plan.regions:
             url = f"https://127.0.0.1:{region.port}"
             await wait_for(partial(router_ready, url), STEP_TIMEOUT_S, f"the router of {region.name} is ready")

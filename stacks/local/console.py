@@ -1,6 +1,7 @@
 """A small status page: `python -m stacks.local.console DIRECTORY PORT`. `GET /` for people, `GET /status` for programs.
 
 Loopback only, and nothing secret in it: what it shows is the state file's processes and the accelerator's status.
+`GET /log/…` gives the files of the local measurement log, as a bucket would.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
+from dataplane.protocol.transparency.checkpoint import CHECKPOINT_PATH
+from dataplane.protocol.transparency.errors import TransparencyError
+from dataplane.protocol.transparency.tiles import Tile
 from stacks.local.files import read_json
 from stacks.local.layout import Layout
 from stacks.local.readiness import ask
@@ -51,6 +55,18 @@ async def _page(request: web.Request) -> web.Response:
     return web.Response(text=body, content_type="text/html")
 
 
+async def _log(request: web.Request) -> web.StreamResponse:
+    path = request.match_info["path"]
+    try:
+        found = path if path == CHECKPOINT_PATH else Tile.parse(path).path
+    except TransparencyError:
+        raise web.HTTPNotFound from None
+    file = Layout(request.app[ROOT], request.app[ROOT]).log / found
+    if not await asyncio.to_thread(file.is_file):
+        raise web.HTTPNotFound
+    return web.Response(body=await asyncio.to_thread(file.read_bytes), content_type="application/octet-stream")
+
+
 async def _collect(root: Path) -> dict[str, Any]:
     found = await asyncio.to_thread(read_status, root)
     status = found.as_json() if found else {"running": False, "processes": []}
@@ -71,6 +87,7 @@ async def _main(root: Path, port: int) -> None:
     app[ROOT] = root
     app.router.add_get("/", _page)
     app.router.add_get("/status", _status)
+    app.router.add_get("/log/{path:.+}", _log)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -47,6 +47,12 @@ def describe_cluster(
         ],
         "attestation_root": str(plan.layout.pki / "nsm-root.pem"),
         "pcrs": {str(number): value.hex() for number, value in prepared.pcrs.items()},
+        # A key of this machine's: what is logged under it proves as little as the measurements themselves.
+        "log": {
+            "url": f"http://{LOOPBACK}:{plan.console_port}/log",
+            "key": prepared.log_key,
+            "assurance": "mock",
+        },
         "pids": {
             spec.name: pids[spec.name]
             for spec in (plan.aws, plan.accelerator, plan.console, plan.tap)

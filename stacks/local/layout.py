@@ -82,6 +82,11 @@ class Layout:
         return self.root / "fsx-tampered"
 
     @property
+    def log(self) -> Path:
+        """The measurement log, as the console serves it."""
+        return self.root / "log"
+
+    @property
     def captures(self) -> Path:
         """What the tap recorded."""
         return self.root / "captures"

@@ -27,6 +27,7 @@ from stacks.local.engine.tiny_model import make_tiny_model
 from stacks.local.files import PRIVATE, write_json
 from stacks.local.layout import Layout
 from stacks.local.measure import measure
+from stacks.local.measurement_log import publish
 from stacks.local.options import MODEL_POOL, TAMPERED_POOL, ClusterOptions
 from stacks.local.pki import create_ca, create_nsm_root, create_server_certificate
 from stacks.local.plan import Plan
@@ -59,9 +60,10 @@ class LocalTenant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What `prepare` made. `pcrs` are a good enclave's PCR0 to PCR2, 48 bytes each."""
+    """What `prepare` made. `pcrs` are a good enclave's PCR0 to PCR2, 48 bytes each; `log_key` the log's public key."""
 
     pcrs: Mapping[int, bytes]
+    log_key: str
     router: Principal
     tenants: tuple[LocalTenant, ...]
 
@@ -104,7 +106,10 @@ def prepare(options: ClusterOptions, layout: Layout) -> Prepared:
     for host in range(options.hosts + int(options.tampered)):
         for region in regions:
             layout.host_run(region, host).mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Prepared(pcrs=measure(), router=router, tenants=tenants)
+    pcrs = measure()
+    model = layout.fsx / "models" / MODEL_POOL
+    log_key = publish(layout.log, layout.pki / "log.key", pcrs=pcrs, models={MODEL_POOL: model})
+    return Prepared(pcrs=pcrs, log_key=log_key, router=router, tenants=tenants)
 
 
 def create(plan: Plan, prepared: Prepared) -> Provisioned:

@@ -22,6 +22,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         f"dataplane.{sidecar}": ("dataplane.protocol", "dataplane.mesh", "dataplane.registry", "observability")
         for sidecar in SIDECARS
     },
+    # A tenant checks the measurement log, and its operator keeps it: a library with a command of its own.
+    "dataplane.log": ("dataplane.protocol", "dataplane.mesh", "observability"),
+    "dataplane.tenant": (
+        "dataplane.protocol",
+        "dataplane.mesh",
+        "dataplane.registry",
+        "dataplane.log",
+        "observability",
+    ),
     # The root of the command line finds its commands as entry points and imports none of them.
     "dataplane.cli": ("dataplane.protocol",),
     "observability": (),
