@@ -153,7 +153,7 @@ class Host:
         answer = {
             "public_key": self._key.public_key().public_bytes_raw(),
             "epoch": bytes(16),
-            "wash_ms": now_ms(),
+            "wash": None,
             "config_digest": bytes(32),
             "document": None,
         }

@@ -25,7 +25,7 @@ CHALLENGE_BYTES = 32
 MAX_ANSWER_BYTES = MAX_DOCUMENT_BYTES + 512
 """A document, 80 bytes of keys and digests, a wash of about 60 bytes, and the maps around them."""
 
-ANSWER_ITEMS = 1 + 2 * 5
+ANSWER_ITEMS = 1 + 2 * 5 + 2 * 2
 """The map and its five members."""
 
 PUBLIC_KEY_BYTES = 32
@@ -147,7 +147,7 @@ def judge_answer(
 
 def _read(answer: bytes) -> dict[str, Any]:
     try:
-        fields = cbor.decode_map(answer, max_bytes=MAX_ANSWER_BYTES, max_items=ANSWER_ITEMS, max_depth=1)
+        fields = cbor.decode_map(answer, max_bytes=MAX_ANSWER_BYTES, max_items=ANSWER_ITEMS, max_depth=2)
     except cbor.CborError as error:
         raise BindingError(f"The worker's answer to the challenge can't be read: {error}.") from None
     if fields.keys() != _KEYS:

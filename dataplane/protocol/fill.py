@@ -21,14 +21,21 @@ _HEADS: Final = (1, 2, 3)
 def filled(fields: Mapping[str, object], multiple: int) -> bytes:
     """Return `fields` and zeros in `fill` as CBOR whose length is a multiple of `multiple` (32 to 32,768).
 
-    A map that takes at least 28 bytes less than a multiple fills just that one.
+    The zeros are two strings: lengths jump where a string's head grows, none is just one byte longer than one of 23,
+    and a second of 0 or 1 byte closes that gap. So a map that is shorter than a multiple by its fill or more, 8 bytes,
+    fills just that one.
     """
-    least = len(cbor.encode({**fields, FILL: b""}))
+    least = len(cbor.encode({**fields, FILL: [b"", b""]}))
     target = -(-least // multiple) * multiple
-    while True:
+    for second in (0, 1):
         for head in _HEADS:
             # The empty string's head, one byte, is in `least` already.
-            count = target - least + 1 - head
-            if count >= 0 and len(encoded := cbor.encode({**fields, FILL: bytes(count)})) == target:
+            count = target - least + 1 - head - second
+            if count >= 0 and len(encoded := cbor.encode({**fields, FILL: [bytes(count), bytes(second)]})) == target:
                 return encoded
-        target += multiple  # no string is just one byte longer than one of 23: lengths jump where heads grow
+    raise ValueError(f"no fill makes a multiple of {multiple} bytes; at most 32,768 are filled to")
+
+
+def is_fill(value: object) -> bool:
+    """Say whether `value` is a fill: a list of two strings of bytes."""
+    return isinstance(value, list) and len(value) == len(("zeros", "rest")) and all(isinstance(v, bytes) for v in value)

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from dataplane.protocol import cbor
 from dataplane.protocol.errors import OpenError, ProblemError
-from dataplane.protocol.fill import FILL, filled
+from dataplane.protocol.fill import FILL, filled, is_fill
 from dataplane.protocol.message import (
     MAX_CONTENT_TYPE,
     MAX_PATH,
@@ -148,8 +148,8 @@ class HopTail:
     def decode(cls, data: bytes) -> Self:
         """Read the final frame's data; `OpenError` if it is no tail."""
         fields = opened_map(data, "hop tail", {"usage", "wash", "spans", FILL})
-        if not isinstance(fields[FILL], bytes):
-            raise OpenError("the hop tail's fill must be bytes")
+        if not is_fill(fields[FILL]):
+            raise OpenError("the hop tail's fill must be two strings of bytes")
         check_usage(fields["usage"], "hop tail")
         if fields["wash"] is not None:
             check_wash(fields["wash"], "hop tail")

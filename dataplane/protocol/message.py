@@ -18,6 +18,10 @@ MAX_SHORT_TEXT: Final = 256
 MAX_PCR_BYTES: Final = 64
 """PCRs are SHA-384 today (48 bytes); the NSM's format allows up to SHA-512."""
 HASH_BYTES: Final = 32
+OPENED_ITEMS: Final = 256
+"""The largest map in an opened frame, the receipt, has 174: itself, 15 members, three maps of 2, 2 and 3 pairs, and 32
+spans of a list and three values; the rest is room for members to come."""
+
 REQUEST_ITEMS: Final = 1 + 2 * 3
 """The map and its three members, none of which holds others."""
 _STATUS: Final = range(200, 600)
@@ -96,7 +100,7 @@ def opened_map(data: bytes, what: str, keys: set[str]) -> dict[str, Any]:
 def opened_fields(data: bytes, what: str, required: AbstractSet[str]) -> dict[str, Any]:
     """Read a map with `required` and any further keys from an opened frame; `OpenError` naming `what`."""
     try:
-        fields = cbor.decode_map(data, max_bytes=MAX_FRAME_DATA)
+        fields = cbor.decode_map(data, max_bytes=MAX_FRAME_DATA, max_items=OPENED_ITEMS)
     except cbor.CborError as error:
         raise OpenError(f"the {what} can't be read: {error}") from error
     if not required <= fields.keys():
