@@ -43,7 +43,10 @@ class OpenedExchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disclosed:
-    """Both sealed bodies as they went over the wire, and the keys of either direction."""
+    """The sealed request as sent, the response's frames (after magic, version and `rs`), and either direction's keys.
+
+    `rs` only made the response's keys, so it is of no use beside them.
+    """
 
     request: bytes = field(repr=False)
     response: bytes = field(repr=False)
@@ -65,10 +68,7 @@ class Disclosed:
         header = RequestHeader.decode(prefix[len(TENANT_SUITE.preamble) + _LENGTH_BYTES :])
         header_hash = hashlib.sha256(prefix).digest()
         message = b"".join(_opened(frames, self.request_keys, header_hash, header.pad))
-        start = len(TENANT_SUITE.preamble) + SALT_BYTES
-        if self.response[: len(TENANT_SUITE.preamble)] != TENANT_SUITE.preamble:
-            raise ReceiptError("The disclosed response does not start as an envelope of version 1.")
-        answered = list(_opened(self.response[start:], self.response_keys, header_hash, header.pad))
+        answered = list(_opened(self.response, self.response_keys, header_hash, header.pad))
         if len(answered) < 2:  # noqa: PLR2004 - a head and a receipt at least
             raise ReceiptError("The disclosed response has no head before its receipt.")
         head, *body, receipt = answered
@@ -111,10 +111,11 @@ class ExchangeRecorder:
         if self._too_long:
             raise ReceiptError(f"The response is over {MAX_RESPONSE_BYTES} bytes, too long to be disclosed.")
         start = len(TENANT_SUITE.preamble)
-        salt = bytes(self._response[start : start + SALT_BYTES])
+        end = start + SALT_BYTES
+        salt = bytes(self._response[start:end])
         return Disclosed(
             request=self._sealed,
-            response=bytes(self._response),
+            response=bytes(self._response[end:]),
             request_keys=self._schedule.request(),
             response_keys=self._schedule.response(salt, self._request_hash),
         )

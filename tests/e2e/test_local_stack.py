@@ -122,6 +122,20 @@ def test_both_tenants_are_answered_through_the_endpoint(running: Running) -> Non
         assert "synthetic" in done.stderr, "which says that it is synthetic"
 
 
+def test_a_receipt_of_the_local_stack_holds_and_says_that_it_is_software(running: Running, tmp_path: Path) -> None:
+    file = str(tmp_path / "receipt.json")
+    arguments = ["--cluster", str(running.directory / "cluster.json"), "--max-tokens", "4"]
+    done = mrgc("tenant", "ask", "Where are you?", *arguments, "--receipt", file, "--disclose")
+    assert done.returncode == 0, done.stderr
+    root = str(running.directory / running.cluster["attestation_root"])
+    judged = mrgc("tenant", "receipt", "verify", file, "--root", root, "--json")
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    verdict = json.loads(judged.stdout)
+    assert (verdict["holds"], verdict["assurance"]) == (True, 0), "the whole way works, and proves nothing of hardware"
+    assert any("software security module" in sentence for sentence in verdict["not_proved"]), "which is said"
+    assert mrgc("tenant", "receipt", "verify", file).returncode == 1, "it is not AWS's"
+
+
 def test_a_second_up_says_what_is_in_the_way(running: Running, tmp_path: Path) -> None:
     supervisor = status(running)["supervisor"]
     same_directory = mrgc(*small(running.directory, free_port()))

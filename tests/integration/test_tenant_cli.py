@@ -202,3 +202,33 @@ async def test_the_proxy_serves_the_stock_client_until_it_is_asked_to_stop(tmp_p
             _, err = await process.communicate()
     assert words == ["open", "sesame"], "through the real program"
     assert (process.returncode, err) == (0, b""), "it ended as asked"
+
+
+async def test_ask_keeps_a_receipt_that_others_can_verify_and_read(tmp_path: Path) -> None:
+    file, question = str(tmp_path / "receipt.json"), "the door?"
+    async with stack(tmp_path, chatty("open", "sesame")) as path:
+        code, out, err = await mrgc("ask", question, "--cluster", str(path), "--receipt", file, "--disclose")
+        assert (code, out) == (0, "opensesame\n"), err
+        code, _, err = await mrgc("ask", question, "--cluster", str(path), "--receipt", file)
+        assert (code, "exists already" in err) == (2, True), "evidence is not overwritten"
+    code, out, err = await mrgc("receipt", "open", file, "--root", str(tmp_path / "root.pem"), "--json")
+    assert code == 0, err
+    assert question in json.loads(out)["request"], "the cluster is gone, and what was asked can be shown"
+
+
+async def test_ask_keeps_a_receipt_without_its_document_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "receipt.json"
+    cluster = chatty("open")
+    async with stack(tmp_path, cluster) as path:
+        cluster.attestation = lambda _nonce: b"garbage"
+        code, out, err = await mrgc("ask", "the door?", "--cluster", str(path), "--receipt", str(file))
+    assert (code, out) == (1, "open\n"), "the answer is not lost"
+    assert "without a document" in err, "and what its receipt lacks is said"
+    assert json.loads(file.read_text(encoding="utf-8"))["attestation"] is None, "the signature is kept"
+
+
+async def test_ask_refuses_another_model_than_expected(tmp_path: Path) -> None:
+    async with stack(tmp_path, chatty("open")) as path:
+        code, _, err = await mrgc("ask", "x", "--cluster", str(path), MRGC_EXPECT_MODEL="cd" * 32)
+    assert code == 1, "whatever of the text was shown before the receipt came"
+    assert "Another model than expected answered" in err, "and the answer is refused"
