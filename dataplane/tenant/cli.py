@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 
+from dataplane.mesh.logs import log_unhandled
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.tenant.ask import Answer, ask_question
 from dataplane.tenant.attest import attest, load_root
@@ -95,6 +96,7 @@ def proxy(
         telemetry = config.telemetry()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_unhandled)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         try:

@@ -91,7 +91,7 @@ SENT = {
 }
 """Every way that a client, or whoever stands between, may break a request that carries a prompt."""
 
-SERVED = {
+SERVED: dict[str, tuple[Step, int]] = {
     "a good request": (Answer((b'{"choices": []}',)), 200),
     "a request that the cluster refuses": (Refuse(ProblemError("kms-denied", "Because.")), 403),
     "a request whose stream breaks": (
