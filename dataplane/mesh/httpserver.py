@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
+
+from dataplane.mesh.logs import place_of
 
 MAX_LINE_BYTES = 8_190
 """Longest request line, and longest header field: aiohttp's defaults, and what most load balancers take."""
@@ -137,7 +137,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer an error of our own: logged by its type and place, and never told or logged with its text."""
         del status, message
-        logger.error("an unexpected %s ended one request", _place_of(exc))
+        logger.error("an unexpected %s ended one request", place_of(exc))
         if request.writer.output_size > 0:
             # Something went out already: a second head would end up inside the answer.
             raise ConnectionError("the answer had begun")
@@ -186,12 +186,3 @@ class GuardedServer(web.Server):
     ) -> web.BaseRequest:
         more: dict[str, Any] = {} if self._max_body_bytes is None else {"client_max_size": self._max_body_bytes}
         return web.BaseRequest(message, payload, protocol, writer, task, self._loop, **more)
-
-
-def _place_of(error: BaseException | None) -> str:
-    """Return an error's type and where it was raised; its text could quote a message."""
-    if error is None:
-        return "timeout"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"

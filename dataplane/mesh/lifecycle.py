@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from dataplane.mesh.logs import configure_logs
+from dataplane.mesh.logs import configure_logs, log_unhandled
 from dataplane.mesh.settings import EX_USAGE, SidecarSettings, load_settings
 from dataplane.protocol.errors import MrgcError, SettingsError
 
@@ -79,6 +79,7 @@ async def supervise(main: Main[S], settings: S) -> None:
     """Run `main`, turning signals into `Stop` and bounding the time after it."""
     stop = Stop()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_unhandled)
     task = asyncio.create_task(main(settings, stop), name="sidecar")
 
     def asked() -> None:

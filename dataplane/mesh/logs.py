@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
+
+from dataplane.protocol.errors import MrgcError
+
+logger = logging.getLogger(__name__)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -19,7 +26,11 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; an exception is given by its type and sentence, its traceback only at DEBUG."""
+        """Return the line; an exception is given by its type and place, its frames only at DEBUG.
+
+        Only errors of our own family are given with their sentence: what a library says of a fault may quote what it
+        was working on.
+        """
         line: dict[str, Any] = {
             "ts": int(record.created * 1000),
             "level": record.levelname,
@@ -29,10 +40,28 @@ class JsonFormatter(logging.Formatter):
         }
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+            error = record.exc_info[1]
+            line["error"] = f"{type(error).__name__}: {error}" if isinstance(error, MrgcError) else place_of(error)
             if logging.getLogger().isEnabledFor(logging.DEBUG):
-                line["traceback"] = self.formatException(record.exc_info)
+                line["traceback"] = "".join(traceback.format_tb(error.__traceback__))
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def place_of(error: BaseException | None) -> str:
+    """Return an error's type and where it was raised, and nothing of its text: that could quote a message."""
+    if error is None:
+        return "an error"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def log_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what no task took care of by its kind: a loop's own handler prints the error's text, twice.
+
+    For `loop.set_exception_handler`; `context` is as asyncio documents it.
+    """
+    logger.error("%s: %s", context.get("message", "an error nobody handled"), place_of(context.get("exception")))
 
 
 def configure_logs(service: str, level: str) -> None:

@@ -22,6 +22,13 @@ request is seldom sent into a connection that is just being closed."""
 RETRY_AFTER_S = 1
 """What a refusal that may pass soon says in `Retry-After`: half a heartbeat of the registry."""
 
+MAX_RETRY_AFTER_S = 60
+"""Longest wait that a refusal of a host is passed on with: twice the longest time that this router leaves a failed host
+alone (mesh/breaker.py), and what a tenant of one request a minute waits (limits.py)."""
+
+_MAX_DIGITS = 18
+"""Longest number that is read at all: a header may have 8,190 digits."""
+
 LOOK_S = 1.0
 """How often a reader that waits looks whether its connection is still there."""
 
@@ -184,7 +191,8 @@ async def _refusal(response: aiohttp.ClientResponse, name: str) -> AttemptError:
         if not piece:
             break
         body += piece
-    problem = parse_problem(response.status, bytes(body), retry_after=response.headers.get("Retry-After"))
+    retry_after = bounded_retry_after(response.headers.get("Retry-After"))
+    problem = parse_problem(response.status, bytes(body), retry_after=retry_after)
     if problem is None:
         return _host_failed(f"Host {name} answered {response.status} without a problem document of ours.")
     if problem.code == "host-failed":
@@ -199,6 +207,16 @@ async def _refusal(response: aiohttp.ClientResponse, name: str) -> AttemptError:
     if retry and problem.retry_after_s is None:
         problem.retry_after_s = RETRY_AFTER_S
     return AttemptError(problem, retry=retry, verdict=verdict)
+
+
+def bounded_retry_after(text: str | None) -> str | None:
+    """Return whole seconds of at most `MAX_RETRY_AFTER_S` as text, or None for what is no such number or far too long.
+
+    A date (RFC 9110, section 10.2.3) is none: no host of ours sends one.
+    """
+    if text is None or len(text) > _MAX_DIGITS or not (text.isascii() and text.isdigit()):
+        return None
+    return str(min(int(text), MAX_RETRY_AFTER_S))
 
 
 def _timed_out(name: str, body: RequestBody, first_byte_timeout_s: float, remaining_s: float) -> AttemptError:

@@ -15,6 +15,7 @@ import typer
 
 from dataplane.log.pin import read_pin
 from dataplane.log.when import utc_text
+from dataplane.mesh.logs import log_unhandled
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.tenant import receipt_cli
 from dataplane.tenant.ask import Answer, ask_question
@@ -113,6 +114,7 @@ def proxy(
         telemetry = config.telemetry()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_unhandled)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         try:

@@ -139,6 +139,13 @@ class ClusterHttp:
         self, path: str, *, headers: Mapping[str, str], attempt: int, timeout_s: float, params: Mapping[str, str]
     ) -> bytes:
         """The whole answer of a GET, at most `MAX_ANSWER_BYTES`; raises AttemptError as `open` does."""
+        body, _ = await self.fetch(path, headers=headers, attempt=attempt, timeout_s=timeout_s, params=params)
+        return body
+
+    async def fetch(
+        self, path: str, *, headers: Mapping[str, str], attempt: int, timeout_s: float, params: Mapping[str, str]
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """The same with the answer's headers, whose names may be looked up in any case."""
         started = asyncio.get_running_loop().time()
         response = await self.open("GET", path, headers=headers, attempt=attempt, timeout_s=timeout_s, params=params)
         try:
@@ -153,7 +160,7 @@ class ClusterHttp:
             response.release()
         if body is None:
             raise self._unreachable(f"its answer is over {MAX_ANSWER_BYTES} bytes", attempt, retry=False)
-        return body
+        return body, response.headers
 
     def _unreachable(self, what: str, attempt: int, *, retry: bool) -> AttemptError:
         text = f"{self.endpoint} gave no answer: {what}."

@@ -180,7 +180,7 @@ def no_platform_control(resource: Resource, config: Config) -> Iterator[str]:
                 continue
             if name in decrypting or any(like(name, pattern) for pattern in patterns):
                 yield f"{statement.label} allows {_some(actions)} to {name}, a role of the platform."
-            elif _account(name) in accounts:
+            elif account_of(name) in accounts:
                 yield (
                     f"{statement.label} allows {_some(actions)} to {name}, of the account of the role that decrypts: "
                     f"the platform's own IAM policies would decide who changes the key."
@@ -201,7 +201,7 @@ def _account_of_root(name: str) -> str | None:
     return name if _ACCOUNT.fullmatch(name) else None
 
 
-def _account(name: str) -> str | None:
+def account_of(name: str) -> str | None:
     """The account that a principal is of, or stands for."""
     match = _ARN.fullmatch(name)
     return match[1] if match else _account_of_root(name)

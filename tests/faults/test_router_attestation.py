@@ -20,11 +20,12 @@ from dataplane.router.attestation_limits import (
     TENANT_BURST,
     AttestationLimits,
 )
+from dataplane.tenant.attest import attest
 from stacks.local.nsm import SoftwareNsm
 from stacks.local.pki import create_nsm_root
 from tests.support.whole_path import Options, chat, whole_path
 from tests.unit.enclave.harness import PCRS
-from tests.unit.router.harness import Client, Exchange, FakeParent, Reply, head, running
+from tests.unit.router.harness import API_KEY, Client, Exchange, FakeParent, Reply, head, running
 
 NONCE = "ab" * 32
 NO_KEY: dict[str, str | None] = {"authorization": None, "x_tenant_id": None}
@@ -232,3 +233,23 @@ async def test_no_inference_is_refused_while_attestations_are_asked_for_without_
     assert sum(told.values()) > 200, f"it was a flood: {told}"
     assert set(told) <= {200, 429}, f"and everybody was answered: {told}"
     assert nsm.asked_for <= elapsed_s + 2, "the module made one document a second at most"
+
+
+async def test_many_tenants_who_ask_together_share_documents_and_each_verifies_its_own(tmp_path: Path) -> None:
+    root = create_nsm_root()
+    nsm = SlowNsm(root=root, pcrs=PCRS, instance_id="i-0aaaabbbbccccdddd", clock_ms=lambda: time.time_ns() // 1_000_000)
+    async with whole_path(tmp_path, Options(enclave={"nsm": nsm, "root": root})) as path:
+        asking = [
+            attest(
+                endpoint=f"http://127.0.0.1:{path.router.router.port}",
+                tls=None,
+                api_key=API_KEY,
+                tenant="tenant-a",
+                measurements=[{index: PCRS[index] for index in range(3)}],
+                roots=[root.certificate],
+            )
+            for _ in range(12)
+        ]
+        documents = await asyncio.gather(*asking)
+    assert {document.pcrs[0] for document in documents} == {PCRS[0]}, "each has verified what it got"
+    assert nsm.asked_for <= 3, "for twelve the module signed three times at most"

@@ -7,8 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dataplane.registry.host import HostState
+from dataplane.router.upstream import MAX_RETRY_AFTER_S, bounded_retry_after
 from tests.unit.router.harness import (
     ANSWER,
     ENVELOPE,
@@ -336,3 +339,41 @@ async def test_an_early_refusal_is_passed_on_while_the_body_is_still_coming(tmp_
         await client.send(head(content_length="100000") + b"MRGC")
         reply = await client.reply()
         assert (reply.status, reply.code) == (413, "too-large"), "it need not wait for the rest of the body"
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("2", "2"),
+        ("007", "7"),
+        ("0", "0"),
+        ("60", "60"),
+        ("61", "60"),
+        ("9" * 18, "60"),
+        ("9" * 19, "1"),
+        ("9" * 500, "1"),
+        ("9" * 5_000, "1"),
+        ("-1", "1"),
+        ("1.5", "1"),
+        ("soon", "1"),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "1"),
+        ("", "1"),
+        (None, "1"),
+    ],
+)
+async def test_what_a_host_says_of_coming_back_is_bounded(tmp_path: Path, sent: str | None, told: str) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        more = {} if sent is None else {"Retry_After": sent}
+        await exchange.problem(429, "overloaded", **more)
+
+    async with FakeParent(refuse) as parent, running(tmp_path, parent) as router:
+        reply = await router.infer()
+        assert (reply.status, reply.code) == (429, "overloaded"), reply.body
+        assert reply.headers["retry-after"] == told, "a minute at most, and one second where nothing sensible was said"
+        assert router.router.hosts.views()[0].breaker == "closed", "the host is well"
+
+
+@given(st.text(max_size=40) | st.integers().map(str) | st.integers(0, 10**4000).map(str))
+def test_no_text_of_a_host_passes_the_bound(text: str) -> None:
+    told = bounded_retry_after(text)
+    assert told is None or 0 <= int(told) <= MAX_RETRY_AFTER_S, "whatever was sent"

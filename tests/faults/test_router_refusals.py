@@ -263,3 +263,17 @@ async def test_a_request_that_expects_100_gets_it_only_when_a_host_wants_the_bod
         async with router.client() as client:
             await client.send(head(expect="100-continue", content_length="9", authorization="Bearer no"))
             assert (await client.read_head())[0] == 401, "a refused request is not asked for its body"
+
+
+async def test_who_only_knows_a_tenants_name_costs_it_nothing(tmp_path: Path) -> None:
+    """Limits, warm hosts and figures are a tenant's once its key was right, and never by a header alone."""
+    tags = f"{1:016x}"
+    async with FakeParent() as parent, running(tmp_path, parent, tenants={"requests_per_minute": 6}) as router:
+        for key in ("Bearer wrong", "Bearer key-of-tenant-b", None, "Bearer", "Basic x"):
+            for _ in range(5):
+                reply = await router.infer(authorization=key, x_mrgc_affinity=tags)
+                assert (reply.status, reply.code) == (401, "unauthenticated"), "a name is no key"
+        assert not parent.exchanges, "no host heard of it"
+        assert router.router.limits.in_flight("tenant-a") == 0, "nothing of the tenant's is taken"
+        assert (await router.infer()).status == 200, "its one request of ten seconds is still there"
+        assert (await router.infer()).code == "tenant-over-limit", "control: the second is over the limit"

@@ -21,6 +21,7 @@ from tests.support.enclave_resources import (
     HOST,
     NEW,
     OLD,
+    TENANT,
     allow,
     attach,
     changed,
@@ -85,6 +86,7 @@ BROKEN: dict[str, Resource] = {
     "tenant-key-no-platform-control": key(
         changed(lambda found: found["Statement"].append(statement("kms:PutKeyPolicy", HOST)))
     ),
+    "tenant-key-tenant-accounts": key(policy(OLD, admin="arn:aws:iam::777788889999:role/tenant-admin")),
     "kms-key-says-whose": key(tags={}),
     "kms-key-rotates": key(enableKeyRotation=False),
     "kms-replica-own-policy": without(key(type_=REPLICA, tags={"mrgc:key": "platform"}), "policy"),
@@ -173,7 +175,10 @@ def test_an_unknown_policy_of_a_tenants_key_is_refused_and_of_a_role_put_off(pac
 
 def test_an_unconfigured_pack_refuses_rather_than_passes() -> None:
     with running("enclave") as bare:
-        assert {one.rule for one in bare.analyze(subject(key()))} == {"tenant-key-measurements"}
+        assert {one.rule for one in bare.analyze(subject(key()))} == {
+            "tenant-key-measurements",
+            "tenant-key-tenant-accounts",
+        }
         assert {one.rule for one in bare.analyze(subject(host()))} == {"level-2-attestable-image"}
 
 
@@ -210,13 +215,13 @@ def tenants_program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 
 def test_the_tenants_own_program_passes_with_every_rule_mandatory(tenants_program: Program) -> None:
-    config = expand({"measurements": [entry(MEASURED, "1.0.0")]})
+    config = expand({"tenantAccounts": [TENANT], "measurements": [entry(MEASURED, "1.0.0")]})
     with running("enclave", of_pack("enclave", config)) as pack:
         assert judged(pack, tenants_program) == []
     assert len(tenants_program.of("kms/key:Key")) + len(tenants_program.of(REPLICA)) == 3
 
 
 def test_the_tenants_own_program_is_refused_for_other_measurements(tenants_program: Program) -> None:
-    config = expand({"measurements": [entry(OLD, "1.0.0")]})
+    config = expand({"tenantAccounts": [TENANT], "measurements": [entry(OLD, "1.0.0")]})
     with running("enclave", of_pack("enclave", config)) as pack:
         assert {one.rule for one in judged(pack, tenants_program)} == {"tenant-key-measurements"}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from dataplane.protocol.attestation.document import AttestationDocument
+from dataplane.protocol.attestation.nonces import MAX_SHARED_NONCES, format_nonces, shared_nonce
 from dataplane.protocol.errors import AttestationError
 from dataplane.tenant.attest import attest
 from dataplane.tenant.client import wall_clock_ms
@@ -87,3 +91,37 @@ async def test_nobody_there_is_said_after_the_attempts() -> None:
     with pytest.raises(RequestError, match="cannot be connected to") as caught:
         await ask(FakeCluster(url="http://127.0.0.1:1"))
     assert caught.value.attempts == 2, "it was tried again"
+
+
+@asynccontextmanager
+async def sharing(*others: bytes, without_own: bool = False) -> AsyncIterator[str]:
+    """An endpoint whose documents serve `others` as well; its URL."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        own = [] if without_own else [bytes.fromhex(request.query["nonce"])]
+        nonces = [*others, *own]
+        listed = format_nonces(nonces)
+        headers = {} if listed is None else {"X-MRGC-Nonces": listed}
+        return web.Response(body=genuine(shared_nonce(nonces)), content_type="application/cbor", headers=headers)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("others", [0, 1, MAX_SHARED_NONCES - 1])
+async def test_a_document_that_serves_others_too_is_verified(others: int) -> None:
+    async with sharing(*(secrets.token_bytes(64) for _ in range(others))) as url:
+        document = await ask(FakeCluster(url=url))
+    assert document.pcrs[0] == PCRS[0], "our own nonce is in what it was made over"
+
+
+async def test_a_document_that_serves_only_others_is_refused() -> None:
+    async with sharing(secrets.token_bytes(32), secrets.token_bytes(32), without_own=True) as url:
+        with pytest.raises(AttestationError, match="made for others") as caught:
+            await ask(FakeCluster(url=url))
+    assert caught.value.reason == "nonce", "it may be older than our question"

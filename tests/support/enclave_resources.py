@@ -31,6 +31,7 @@ def entry(registers: Mapping[int, str], version: str) -> dict[str, str]:
 
 CONFIG: dict[str, Any] = {
     "measurements": [entry(OLD, "1.0.0"), entry(NEW, "1.1.0")],
+    "tenantAccounts": [TENANT],
     "assuranceLevel": 2,
     "attestableAmis": [AMI],
 }

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from dataplane.mesh.address import AddressError
+from dataplane.protocol.attestation.nonces import expected_nonce
 from dataplane.protocol.link import LinkType
 from dataplane.protocol.suite import MAX_BODY_BYTES
 from dataplane.registry.host import HostState
@@ -558,3 +559,28 @@ async def test_a_port_in_use_is_one_sentence(host: Host) -> None:
     with pytest.raises(AddressError, match=r"Could not listen at 127\.0\.0\.1:\d+ .*in use.*HTTP_PORT"):
         await asyncio.wait_for(host.serving(), PATIENCE_S)  # a second parent on the first one's port
     assert (await host.health())[0] == 200, "the first one is not disturbed"
+
+
+async def test_those_who_ask_for_documents_together_share_one_and_each_can_check_it(host: Host) -> None:
+    async def ask(nonce: bytes) -> tuple[bytes, str | None]:
+        async with host.session.get(f"{host.url}/attestation", params={"nonce": nonce.hex()}) as response:
+            assert response.status == 200, await response.text()
+            return await response.read(), response.headers.get("X-MRGC-Nonces")
+
+    alone = bytes(range(16))
+    assert await ask(alone) == (b"document over " + alone, None), "a single nonce stays as it is"
+    nonces = [bytes([number]) * 32 for number in range(10)]
+    for nonce, (document, listed) in zip(nonces, await asyncio.gather(*map(ask, nonces)), strict=True):
+        assert document == b"document over " + expected_nonce(nonce, listed), "each finds its nonce in the list"
+    assert len(host.enclave.openings("attest")) == 2, "one document for ten"
+
+
+async def test_more_than_one_document_serves_are_told_to_come_back(host: Host) -> None:
+    async def ask(nonce: bytes) -> tuple[int, str | None]:
+        async with host.session.get(f"{host.url}/attestation", params={"nonce": nonce.hex()}) as response:
+            return response.status, response.headers.get("Retry-After")
+
+    answers = await asyncio.gather(*(ask(bytes([number]) * 16) for number in range(120)))
+    assert set(answers) == {(200, None), (429, "1")}, "served, or told when there is room again"
+    assert len(host.enclave.openings("attest")) <= 3, "and the enclave made a few documents for all"
+    assert (await host.infer())[0] == 200, "while requests are served"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from dataplane.mesh import lifecycle
 from dataplane.mesh.lifecycle import Stop, supervise
 from dataplane.mesh.logs import JsonFormatter
 from dataplane.mesh.settings import SidecarSettings, load_settings
+from dataplane.protocol.errors import MrgcError
 
 PROGRAM = """
 from dataplane.mesh.lifecycle import Stop, run_sidecar
@@ -103,3 +105,44 @@ def test_a_log_line_is_one_json_object_with_its_extras() -> None:
         "message": "two\nlines",
         "request_id": "r1",
     }, "fields and extras"
+
+
+def failing(error: Exception) -> logging.LogRecord:
+    try:
+        raise error
+    except type(error):
+        return logging.makeLogRecord({"msg": "it failed", "exc_info": sys.exc_info()})
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_a_librarys_error_is_logged_by_type_and_place_and_never_with_its_text(level: int) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(level)
+    try:
+        line = json.loads(JsonFormatter(service="worker").format(failing(ValueError("a tenant's prompt"))))
+        ours = json.loads(JsonFormatter(service="worker").format(failing(MrgcError("A sentence of ours."))))
+    finally:
+        root.setLevel(before)
+    assert "prompt" not in json.dumps({**line, "traceback": ""}), "the text may quote what was worked on"
+    assert line["error"].startswith("ValueError at test_lifecycle.py:"), "where it was raised is enough to find it"
+    assert ours["error"] == "MrgcError: A sentence of ours.", "our own sentences carry no secret"
+    if level == logging.DEBUG:
+        assert "ValueError" not in line["traceback"], "frames, and not the error's own line"
+
+
+async def test_an_error_that_no_task_took_care_of_is_logged_by_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(_settings: SidecarSettings, _stop: Stop) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def fail() -> None:
+            raise ValueError("a tenant's prompt")
+
+        task = loop.create_task(fail())
+        await asyncio.wait({task})
+        del task
+        gc.collect()
+
+    await supervise(main, load_settings(SidecarSettings, {}))
+    assert "never retrieved: ValueError at" in caplog.text, "it is told"
+    assert "prompt" not in caplog.text, "without its text"

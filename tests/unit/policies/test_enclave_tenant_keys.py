@@ -32,6 +32,7 @@ MEASURED = "tenant-key-measurements"
 BYPASS = "tenant-key-no-bypass"
 CONTEXT = "tenant-key-encryption-context"
 CONTROL = "tenant-key-no-platform-control"
+ACCOUNTS = "tenant-key-tenant-accounts"
 PCR0 = "kms:RecipientAttestation:PCR0"
 IGNORE_CASE = "StringEqualsIgnoreCase"
 ZERO = "0" * 96
@@ -234,7 +235,8 @@ def test_a_signer_that_the_published_image_does_not_have_is_refused() -> None:
 
 
 def test_without_configured_measurements_no_tenant_key_passes() -> None:
-    configs: list[dict[str, Any]] = [{}, {"measurements": []}]
+    tenants: dict[str, Any] = {"tenantAccounts": [TENANT]}
+    configs: list[dict[str, Any]] = [tenants, {**tenants, "measurements": []}]
     for config in configs:
         assert refusing(key(), config) == {MEASURED}
         assert "No measurement is configured" in said(MEASURED, key(), config)[0]
@@ -364,9 +366,48 @@ def test_a_grant_to_the_platform_is_refused_by_both_rules() -> None:
 def test_role_patterns_are_configured() -> None:
     other = "arn:aws:iam::999999999999:role/deployer"
     document = with_statement(statement("kms:PutKeyPolicy", {"AWS": other}))
-    assert refusing(key(document)) == set()
-    config = {**CONFIG, "platformRolePatterns": ["arn:aws:iam::*:role/deployer"]}
+    two = {**CONFIG, "tenantAccounts": [TENANT, "999999999999"]}
+    assert refusing(key(document), two) == set()
+    config = {**two, "platformRolePatterns": ["arn:aws:iam::*:role/deployer"]}
     assert refusing(key(document), config) == {CONTROL}
+
+
+THIRD = "777788889999"
+
+
+@pytest.mark.parametrize("name", [f"arn:aws:iam::{THIRD}:role/helper", f"arn:aws:iam::{THIRD}:user/helper", THIRD])
+@pytest.mark.parametrize(
+    "action",
+    ["kms:PutKeyPolicy", "kms:GenerateDataKey", "kms:ScheduleKeyDeletion", "kms:DescribeKey", "kms:TagResource"],
+)
+def test_a_third_account_has_no_part_in_a_tenants_key(name: str, action: str) -> None:
+    more = statement(action, {"AWS": [ADMIN, name]})
+    if action == "kms:GenerateDataKey":
+        more["Condition"] = policy(OLD)["Statement"][1]["Condition"]
+    assert refusing(key(with_statement(more))) == {ACCOUNTS}
+    assert f"of the account {THIRD}, which is no tenant's" in said(ACCOUNTS, key(with_statement(more)))[0]
+
+
+def test_a_third_account_as_the_keys_administrator_is_refused() -> None:
+    assert refusing(key(policy(OLD, admin=f"arn:aws:iam::{THIRD}:role/tenant-admin"))) == {ACCOUNTS}
+
+
+def test_a_third_account_that_is_configured_is_a_tenants() -> None:
+    document = policy(OLD, admin=f"arn:aws:iam::{THIRD}:role/tenant-admin")
+    assert refusing(key(document), {**CONFIG, "tenantAccounts": [TENANT, THIRD]}) == set()
+
+
+def test_without_configured_tenant_accounts_no_tenant_key_passes() -> None:
+    configs: list[dict[str, Any]] = [{}, {"tenantAccounts": []}]
+    for accounts in configs:
+        config = {"measurements": CONFIG["measurements"], **accounts}
+        assert refusing(key(), config) == {ACCOUNTS}
+        assert "No tenant account is configured" in said(ACCOUNTS, key(), config)[0]
+
+
+@pytest.mark.parametrize("wrong", ["", "11112222333", f"{TENANT}\n", f"arn:aws:iam::{TENANT}:root", 111122223333, "*"])
+def test_a_configured_account_that_is_none_is_refused(wrong: Any) -> None:
+    assert "tenantAccounts[1]" in said(ACCOUNTS, key(), {"tenantAccounts": [TENANT, wrong]})[0]
 
 
 PLATFORMS = {"enableKeyRotation": True, "tags": {"mrgc:key": "platform"}}
