@@ -122,7 +122,8 @@ def decrypt_attested(placement: Placement, measurement: Mapping[int, str], numbe
     """`kms:Decrypt` on any tenant's key of this region, by an enclave of this measurement alone.
 
     The region: without a NAT a host reaches KMS by the region's own endpoint only, so tenants' keys are multi-region
-    keys with a replica here. Raises ValueError for a register that is missing, no SHA-384, or zero where only a debug enclave has it so (PCR0 to PCR2).
+    keys with a replica here. Raises ValueError for a register that is missing, that does not exist, that is no SHA-384,
+    or that is zero where only a debug enclave's is (PCR0 to PCR2).
     """
     missing = [index for index in REQUIRED_PCRS if index not in measurement]
     if missing:

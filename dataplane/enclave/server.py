@@ -297,6 +297,18 @@ class EnclaveServer:
 
     async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
         """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
+        try:
+            worker = await self._challenge(link, inbound)
+        except BaseException:
+            # Whatever it was, the worker is not proven: the one before it, its keys and its level go first.
+            self._wash(None)
+            raise
+        self._wash(worker)
+        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
+        return worker
+
+    async def _challenge(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
+        """Send a challenge and judge the answer; a refusal is told as the host's failure."""
         challenge = os.urandom(CHALLENGE_BYTES)
         await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
         await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
@@ -311,7 +323,7 @@ class EnclaveServer:
                 raise LinkError("The worker's answer to the challenge is too long, or something else came instead.")
             answer += message.payload
         try:
-            worker = judge_answer(
+            return judge_answer(
                 bytes(answer),
                 challenge=challenge,
                 own_pcr4=self.state.identity.pcr4,
@@ -320,12 +332,11 @@ class EnclaveServer:
                 roots=self._roots,
             )
         except (BindingError, AttestationError) as error:
-            self._wash(None)
             logger.error("the GPU worker was refused: %s", error)  # noqa: TRY400 - the sentence says it all
             raise ProblemError("host-failed", f"The GPU worker was refused: {error}") from None
-        self._wash(worker)
-        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
-        return worker
+        except Exception as error:  # noqa: BLE001 - told as the host's failure, logged without its text
+            self._log_bug(error)
+            raise ProblemError("host-failed", "The GPU worker's answer could not be judged.") from None
 
     def _wash(self, worker: WorkerBinding | None) -> None:
         """Change the worker. Every binding may follow a car wash, and no data key outlives one."""
