@@ -17,7 +17,7 @@ from rich.console import Console
 
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.tenant.ask import Answer, ask_question
-from dataplane.tenant.attest import attest, load_root
+from dataplane.tenant.attest import NOT_SHOWN, attest, load_root, shown_registers
 from dataplane.tenant.config import TenantConfig, load_cluster, load_measurements, read_secret
 from dataplane.tenant.proxy import TenantProxy
 
@@ -200,13 +200,14 @@ def attest_command(
             roots=None if root_file is None else [load_root(root_file)],
         )
         trusted = "AWS Nitro Enclaves Root-G1" if root_file is None else f"{root_file} (not AWS's)"
-        pcrs = {str(index): document.pcrs[index].hex() for index in sorted(allowed[0])}
+        pcrs = shown_registers(document, allowed)
         facts = {
             "verified": True,
             "module_id": document.module_id,
             "timestamp_ms": document.timestamp_ms,
             "root": trusted,
             "pcrs": pcrs,
+            "not_shown": NOT_SHOWN,
         }
         return facts, trusted
 
@@ -218,6 +219,7 @@ def attest_command(
     _out.print(f"  root   {trusted}")
     for index, value in facts["pcrs"].items():
         _out.print(f"  PCR{index:<4}{value}")
+    _out.print(f"  not shown: {NOT_SHOWN}.")
 
 
 def _config(
