@@ -31,6 +31,7 @@ from components.permissions import (
     write_logs,
 )
 from components.placement import Placement
+from dataplane.protocol.attestation.document import MAX_PCRS
 from dataplane.protocol.attestation.key_policy import CONTEXT_KEYS, REQUIRED_PCRS
 
 PCR_HEX_DIGITS: Final = 96
@@ -121,16 +122,19 @@ def decrypt_attested(placement: Placement, measurement: Mapping[int, str], numbe
     """`kms:Decrypt` on any tenant's key of this region, by an enclave of this measurement alone.
 
     The region: without a NAT a host reaches KMS by the region's own endpoint only, so tenants' keys are multi-region
-    keys with a replica here. Raises ValueError for a register that is missing, no SHA-384, or zero (a debug enclave).
+    keys with a replica here. Raises ValueError for a register that is missing, that does not exist, that is no SHA-384,
+    or that is zero where only a debug enclave's is (PCR0 to PCR2).
     """
     missing = [index for index in REQUIRED_PCRS if index not in measurement]
     if missing:
         raise ValueError(f"measurements: PCR{missing[0]} is missing; PCR0, PCR1 and PCR2 are required.")
     for index, value in measurement.items():
+        if not 0 <= index < MAX_PCRS:
+            raise ValueError(f"measurements: PCR{index} is no register; there are PCR0 to PCR{MAX_PCRS - 1}.")
         digits = set(value.lower())
         if len(value) != PCR_HEX_DIGITS or not digits <= set("0123456789abcdef"):
             raise ValueError(f"measurements: PCR{index} is not {PCR_HEX_DIGITS} hex digits.")
-        if digits == {"0"}:
+        if digits == {"0"} and index in REQUIRED_PCRS:
             raise ValueError(
                 f"measurements: PCR{index} is zero, a debug enclave, which no host's role may decrypt for."
             )

@@ -52,9 +52,17 @@ def read_identity(nsm: Nsm, *, region: str = "") -> EnclaveIdentity:
 
 
 def attested_region(document: AttestationDocument) -> str | None:
-    """Return the region in a document's certificate, or None when its common name has another form."""
-    certificate = x509.load_der_x509_certificate(document.certificate)
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    """Return the region in a document's certificate, or None when its common name has another form.
+
+    Raises `AttestationError` for what is no certificate.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(document.certificate)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except Exception:  # noqa: BLE001 - the library's exceptions have no common base
+        raise AttestationError(
+            "This enclave's own document has a certificate that can't be read.", reason="chain"
+        ) from None
     if len(names) != 1:
         return None
     prefix = re.escape(document.module_id)

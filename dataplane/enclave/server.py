@@ -340,6 +340,18 @@ class EnclaveServer:
 
     async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
         """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
+        try:
+            worker = await self._challenge(link, inbound)
+        except BaseException:
+            # Whatever it was, the worker is not proven: the one before it, its keys and its level go first.
+            self._wash(None)
+            raise
+        self._wash(worker)
+        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
+        return worker
+
+    async def _challenge(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
+        """Send a challenge and judge the answer; a refusal is told as the host's failure."""
         await self._look()
         challenge, challenged_s = os.urandom(CHALLENGE_BYTES), self._monotonic()
         await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
@@ -357,7 +369,7 @@ class EnclaveServer:
         # The document's age is told by the host's clock. What is bound stays bound, and serves nothing meanwhile.
         self.state.host_clock.check()
         try:
-            worker = judge_answer(
+            return judge_answer(
                 bytes(answer),
                 challenge=challenge,
                 own_pcr4=self.state.identity.pcr4,
@@ -368,12 +380,11 @@ class EnclaveServer:
                 roots=self._roots,
             )
         except (BindingError, AttestationError) as error:
-            self._wash(None)
             logger.error("the GPU worker was refused: %s", error)  # noqa: TRY400 - the sentence says it all
             raise ProblemError("host-failed", f"The GPU worker was refused: {error}") from None
-        self._wash(worker)
-        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
-        return worker
+        except Exception as error:  # noqa: BLE001 - told as the host's failure, logged without its text
+            self._log_bug(error)
+            raise ProblemError("host-failed", "The GPU worker's answer could not be judged.") from None
 
     async def _look(self) -> None:
         """Look at the hypervisor's time; a module that gives none shows in `host_clock`."""

@@ -14,7 +14,7 @@ from cryptography import x509
 from dataplane.protocol.attestation.document import AttestationDocument
 from dataplane.protocol.attestation.nonces import NONCES_HEADER, expected_nonce
 from dataplane.protocol.attestation.verify import AttestationPolicy, verify
-from dataplane.protocol.errors import SettingsError
+from dataplane.protocol.errors import AttestationError, MrgcError, SettingsError
 from dataplane.tenant.client import wall_clock_ms
 from dataplane.tenant.http import AttemptError, ClusterHttp
 from dataplane.tenant.retry import RetryPolicy
@@ -23,6 +23,12 @@ NONCE_BYTES = 32
 """Fresh for every document; the router takes 16 to 64."""
 DEADLINE_S = 20.0
 
+NOT_SHOWN = (
+    "that this connection ends in that enclave, or that the same enclave answers later requests: "
+    "the tenant's key policy sees to it that no other image opens them"
+)
+"""What a verified document leaves open. It is signed over a nonce, and over no key of this connection."""
+
 
 def load_root(path: Path) -> x509.Certificate:
     """A root certificate from a PEM file; SettingsError when there is none in it."""
@@ -30,8 +36,16 @@ def load_root(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); name the root's PEM file.") from None
-    except ValueError:
+    except Exception:  # noqa: BLE001 - the library's exceptions have no common base
         raise SettingsError(f"{path} holds no PEM certificate; name the root's PEM file.") from None
+
+
+def shown_registers(document: AttestationDocument, measurements: Sequence[Mapping[int, bytes]]) -> dict[str, str]:
+    """The registers that decided, PCR index to hex: those of the first measurement that the document has."""
+    for measurement in measurements:
+        if all(document.pcrs.get(index) == value for index, value in measurement.items()):
+            return {str(index): measurement[index].hex() for index in sorted(measurement)}
+    return {}
 
 
 async def attest(
@@ -50,7 +64,8 @@ async def attest(
 ) -> AttestationDocument:
     """Fetch one enclave's document over a nonce made here, and verify it against `roots` (AWS's when None).
 
-    Raises AttestationError for a document that does not hold, RequestError when none came.
+    What that leaves open is NOT_SHOWN. Raises AttestationError for a document that does not hold, RequestError when
+    none came.
     """
     policy = retry or RetryPolicy()
     end = monotonic() + deadline_s
@@ -81,6 +96,16 @@ async def attest(
             await asyncio.sleep(wait_s)
     # One document may serve several who asked within a second; then its nonce is made of all of theirs.
     expected = expected_nonce(fresh, answered.get(NONCES_HEADER))
-    return verify(
-        document, roots=roots, now_ms=clock_ms(), policy=AttestationPolicy(allowed_pcrs=measurements, nonce=expected)
-    )
+    try:
+        return verify(
+            document,
+            roots=roots,
+            now_ms=clock_ms(),
+            policy=AttestationPolicy(allowed_pcrs=measurements, nonce=expected),
+        )
+    except MrgcError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a fault of the verifier is no verified document
+        raise AttestationError(
+            f"The attestation document could not be judged ({type(error).__name__}).", reason="cose"
+        ) from None

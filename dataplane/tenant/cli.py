@@ -19,7 +19,7 @@ from dataplane.mesh.logs import log_unhandled
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.tenant import receipt_cli
 from dataplane.tenant.ask import Answer, ask_question
-from dataplane.tenant.attest import attest, load_root
+from dataplane.tenant.attest import NOT_SHOWN, attest, load_root, shown_registers
 from dataplane.tenant.bundle import check_new, write_bundle
 from dataplane.tenant.config import TenantConfig, load_cluster, load_measurements, read_secret
 from dataplane.tenant.console import EX_FAILED, EX_MISUSED, call, err, fail, out, print_json, run
@@ -252,7 +252,7 @@ def attest_command(
         pin = read_pin(os.environ) or (local.log if local else None)
         logged = None if pin is None else (await check_logged(pin, [document.pcrs]))[0]
         trusted = "AWS Nitro Enclaves Root-G1" if root_file is None else f"{root_file} (not AWS's)"
-        pcrs = {str(index): document.pcrs[index].hex() for index in sorted(allowed[0])}
+        pcrs = shown_registers(document, allowed)
         facts = {
             "verified": True,
             "module_id": document.module_id,
@@ -260,6 +260,7 @@ def attest_command(
             "root": trusted,
             "pcrs": pcrs,
             "log": None if logged is None else logged.document(),
+            "not_shown": NOT_SHOWN,
         }
         return facts, trusted
 
@@ -272,6 +273,7 @@ def attest_command(
     for index, value in facts["pcrs"].items():
         out.print(f"  PCR{index:<4}{value}")
     out.print(f"  log    {_log_text(facts['log'])}")
+    out.print(f"  not shown: {NOT_SHOWN}.")
 
 
 def _config(

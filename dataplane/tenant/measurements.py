@@ -34,8 +34,7 @@ def parse_measurements(document: object, *, source: str) -> dict[int, bytes]:
             raise SettingsError(f"{source} has no PCR{index}; give the measurements.json of the enclave image.")
         if not any(pcrs[index]):
             raise SettingsError(f"{source} has a zero PCR{index}: a debug image's, which measures nothing; build anew.")
-    if 8 in pcrs and not any(pcrs[8]):  # noqa: PLR2004 - PCR8, zero where the image is not signed
-        del pcrs[8]
+    # A zero PCR8 stays: it is what an image that nobody signed has, and a signed one is then another image.
     return pcrs
 
 

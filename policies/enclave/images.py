@@ -84,7 +84,7 @@ def published_registers(resource: Resource, config: Config) -> Iterator[str]:
         if value not in versions:
             yield f"{name} is {value!r}; published are {', '.join(versions)}."
         return
-    problem = fault(value)
+    problem = fault(value, int(match[3]))
     if problem is not None:
         yield f"{name} {problem}."
         return

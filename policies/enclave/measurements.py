@@ -68,18 +68,22 @@ def _measurement(number: int, entry: Any) -> Measurement:
         value = entry.get(f"pcr{index}")
         if value is None and index == SIGNER:
             continue
-        problem = fault(value)
+        problem = fault(value, index)
         if problem is not None:
             raise ConfigurationError(f"measurements[{number}].pcr{index} of this rule's configuration {problem}.")
         registers[index] = str(value).lower()
     return Measurement(registers=registers, eif_version=entry["eifVersion"])
 
 
-def fault(value: Any) -> str | None:
-    """What is wrong with a register's value, as a clause without its subject; None for nothing."""
+def fault(value: Any, index: int) -> str | None:
+    """What is wrong with the value of PCR`index`, as a clause without its subject; None for nothing.
+
+    Zero is refused where only a debug enclave has it; elsewhere (PCR8 of an image that nobody signed) it is a value,
+    compared like any other.
+    """
     if not isinstance(value, str) or not _HEX.fullmatch(value):
         return f"is not {HEX_DIGITS} hex digits"
-    if not value.strip("0"):
+    if index in REGISTERS and not value.strip("0"):
         return "is all zero, which is what a debug enclave measures"
     return None
 

@@ -89,7 +89,7 @@ def measured(resource: Resource, config: Config) -> Iterator[str]:
             if len(values) != 1:
                 faults.append(f"lists {len(values)} values of PCR{index}, which mixes images: one statement an image")
                 continue
-            problem = fault(values[0])
+            problem = fault(values[0], index)
             if problem is not None:
                 faults.append(f"names a PCR{index} that {problem}")
             registers[index] = str(values[0])

@@ -118,7 +118,7 @@ def read_measurements(path: Path) -> Measurement:
             raise TenantSettingsError(
                 f"{PROJECT}:measurements_files: PCR{index} of {path} is not {PCR_HEX_DIGITS} hex digits (SHA-384)."
             )
-        if not value.strip("0"):
+        if index in REQUIRED and not value.strip("0"):
             raise TenantSettingsError(
                 f"{PROJECT}:measurements_files: PCR{index} of {path} is all zero, which is a debug enclave's: "
                 "its host can read its memory."

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from aiohttp import web
 
-from dataplane.protocol.attestation.document import AttestationDocument
+from dataplane.protocol.attestation.document import AttestationDocument, parse_cose, parse_payload
 from dataplane.protocol.attestation.nonces import MAX_SHARED_NONCES, format_nonces, shared_nonce
-from dataplane.protocol.errors import AttestationError
-from dataplane.tenant.attest import attest
+from dataplane.protocol.errors import AttestationError, SettingsError
+from dataplane.tenant.attest import attest, load_root, shown_registers
 from dataplane.tenant.client import wall_clock_ms
 from dataplane.tenant.errors import RequestError
 from dataplane.tenant.retry import RetryPolicy
@@ -73,6 +75,45 @@ async def test_what_does_not_hold_is_refused_by_name(changes: dict[str, Any], re
         with pytest.raises(AttestationError) as caught:
             await ask(cluster, **changes)
     assert caught.value.reason == reason, "the failed check is named"
+
+
+def test_the_registers_shown_are_those_that_decided() -> None:
+    document = parse_payload(parse_cose(genuine(b"n" * 32)).payload)
+    few = dataclasses.replace(document, pcrs=PCRS)
+    other = PCRS | {8: b"\x88" * 48}
+    assert shown_registers(few, [other, PCRS]) == {str(index): PCRS[index].hex() for index in PCRS}, "not the first's"
+    assert shown_registers(few, [other]) == {}, "none, where no measurement is the document's"
+
+
+@pytest.mark.parametrize("raised", [OverflowError("date value out of range"), KeyError(99), RecursionError()])
+async def test_a_fault_of_the_verifier_is_a_refusal_in_a_sentence(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise raised
+
+    monkeypatch.setattr("dataplane.tenant.attest.verify", fail)
+    async with running(FakeCluster(attestation=genuine)) as cluster:
+        with pytest.raises(AttestationError, match="could not be judged"):
+            await ask(cluster)
+
+
+async def test_a_measurement_that_would_allow_too_much_is_refused() -> None:
+    async with running(FakeCluster(attestation=genuine)) as cluster:
+        with pytest.raises(AttestationError, match="PCR0"):
+            await ask(cluster, measurements=[{3: b"\1" * 48}])
+
+
+def test_a_root_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    pem = ROOT.certificate_pem()
+    other = b"-----BEGIN CERTIFICATE-----\nMAMCAQU=\n-----END CERTIFICATE-----\n"
+    for number, content in enumerate((b"", pem[:200], pem.replace(b"CERTIFICATE", b"PUBLIC KEY"), other)):
+        path = tmp_path / f"{number}.pem"
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match="holds no PEM certificate"):
+            load_root(path)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_root(tmp_path)
 
 
 async def test_garbage_is_refused() -> None:

@@ -187,6 +187,23 @@ async def test_attest_verifies_and_says_under_which_root(tmp_path: Path) -> None
     assert "not among the 1 allowed" in err, "and the sentence says so"
 
 
+async def test_attest_shows_the_registers_that_decided_and_what_it_does_not_show(tmp_path: Path) -> None:
+    images = [
+        {f"PCR{index}": value.hex() for index, value in PCRS.items()} | {"PCR0": "77" * 48, "PCR8": "88" * 48},
+        {f"PCR{index}": value.hex() for index, value in PCRS.items()},
+    ]
+    allowed = tmp_path / "measurements.json"
+    allowed.write_text(json.dumps(images), encoding="utf-8")
+    async with stack(tmp_path, FakeCluster()) as path:
+        code, out, err = await mrgc("attest", "--cluster", str(path), "--measurements", str(allowed))
+        assert (code, err) == (0, ""), "the second image runs there"
+        assert PCRS[0].hex() in out, "and its registers decided"
+        assert "PCR8" not in out, "the first one's did not"
+        assert "not shown: that this connection ends in that enclave" in out, "no more is claimed than was verified"
+        code, out, _ = await mrgc("attest", "--cluster", str(path), "--measurements", str(allowed), "--json")
+    assert sorted(json.loads(out)["pcrs"]) == ["0", "1", "2"], "the same for a script"
+
+
 async def test_the_proxy_serves_the_stock_client_until_it_is_asked_to_stop(tmp_path: Path) -> None:
     async with stack(tmp_path, chatty("open", "sesame")) as path:
         process = await start("proxy", "--cluster", str(path), "--port", "0", "--json")

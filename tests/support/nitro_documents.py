@@ -225,10 +225,12 @@ def sign(payload: bytes, *, protected: bytes = bytes.fromhex("a1013822")) -> byt
     return seal(payload, signature_of(payload, protected), protected=protected)
 
 
-def signature_of(payload: bytes, protected: bytes = bytes.fromhex("a1013822")) -> bytes:
-    """The leaf's ES384 signature over a payload."""
+def signature_of(
+    payload: bytes, protected: bytes = bytes.fromhex("a1013822"), *, key: ec.EllipticCurvePrivateKey | None = None
+) -> bytes:
+    """The ES384 signature over a payload, by the chain's leaf or another key."""
     signed = cbor2.dumps(["Signature1", protected, b"", payload])
-    r, s = decode_dss_signature(keys()[-1].sign(signed, ec.ECDSA(SHA384())))
+    r, s = decode_dss_signature((key or keys()[-1]).sign(signed, ec.ECDSA(SHA384())))
     return r.to_bytes(48) + s.to_bytes(48)
 
 

@@ -2,7 +2,7 @@
 
 Closed: what genuine certificates have is what may be, byte for byte where it never varies (docs/attestation.md has the
 table). The bytes are read here and by no X.509 library, so nothing is repaired, warned of, or skipped.
-Sources: RFC 5280; X.690; the certificates of genuine documents from 2022 to 2026.
+Sources: RFC 5280; X.690; the certificates of genuine documents from 2021 to 2026.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _judge(extensions: dict[bytes, tuple[bool, bytes]]) -> int | None:
         path_length, usage, critical, allowed = None, LEAF_USAGE, {BASIC_CONSTRAINTS}, [_NEEDED]
     elif constraints[:-1] == CA_CONSTRAINTS and constraints[-1] < 0x80:  # noqa: PLR2004 - the sign bit
         path_length, critical = constraints[-1], {BASIC_CONSTRAINTS, KEY_USAGE}
-        # The instance's CA got its key identifiers between 2022 and 2026.
+        # The instance's CA has its key identifiers since 2024.
         usage = CA_USAGE if path_length else LAST_CA_USAGE
         allowed = [_NEEDED | _KEY_IDS | {CRL_POINTS}] if path_length else [_NEEDED, _NEEDED | _KEY_IDS]
     else:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataplane.protocol.attestation.document import PCR_BYTES
+from dataplane.protocol.attestation.document import MAX_PCRS, PCR_BYTES
 from dataplane.protocol.errors import MrgcError
 
 CONTEXT_KEYS = ("mrgc:tenant", "mrgc:session", "mrgc:expires")
@@ -64,8 +64,8 @@ def tenant_key_policy(
     """Return the policy document as plain values, ready for `json.dumps`.
 
     `platform_role_arns` is the hosts' role, or several: every region's hosts have a role of their own.
-    `pcrs` is one measurement or several (old and new image during a roll-out), each naming PCR0, PCR1 and PCR2, and
-    PCR8 where the image is signed, as 48 bytes or 96 hex digits. The encryption context must be exactly the
+    `pcrs` is one measurement or several (old and new image during a roll-out), each naming PCR0, PCR1 and PCR2, never
+    zero, and PCR8 where the image is signed, as 48 bytes or 96 hex digits. The encryption context must be exactly the
     protocol's three keys; with `tenant_id` its `mrgc:tenant` must be that tenant. Raises `KeyPolicyError`.
     """
     roles = [platform_role_arns] if isinstance(platform_role_arns, str) else list(platform_role_arns)
@@ -133,6 +133,9 @@ def _attestation_conditions(measurement: Measurement) -> dict[str, str]:
     missing = [index for index in REQUIRED_PCRS if index not in measurement]
     if missing:
         raise KeyPolicyError(f"A measurement lacks PCR{missing[0]}; PCR0, PCR1 and PCR2 are required.")
+    unknown = [index for index in measurement if type(index) is not int or not 0 <= index < MAX_PCRS]
+    if unknown:
+        raise KeyPolicyError(f"A measurement names PCR {unknown[0]!r}; there are PCR0 to PCR{MAX_PCRS - 1}.")
     return {f"kms:RecipientAttestation:PCR{index}": _hex(index, measurement[index]) for index in sorted(measurement)}
 
 
@@ -141,6 +144,8 @@ def _hex(index: int, value: bytes | str) -> str:
         register = bytes.fromhex(value) if isinstance(value, str) else value
     except ValueError:
         raise KeyPolicyError(f"PCR{index} of a measurement is not hexadecimal.") from None
-    if len(register) != PCR_BYTES or not any(register):
-        raise KeyPolicyError(f"PCR{index} of a measurement is not {PCR_BYTES} bytes, or is zero (a debug enclave).")
+    if len(register) != PCR_BYTES:
+        raise KeyPolicyError(f"PCR{index} of a measurement is not {PCR_BYTES} bytes.")
+    if index in REQUIRED_PCRS and not any(register):
+        raise KeyPolicyError(f"PCR{index} of a measurement is zero, which is every debug enclave's.")
     return register.hex()

@@ -10,6 +10,10 @@ from __future__ import annotations
 MAX_DEPTH = 2
 """Nesting of containers: a document's map holds `pcrs` or `cabundle`, COSE's array its unprotected header."""
 
+MAX_ITEMS = 128
+"""A document has 91 at most: itself, 9 fields with their names (18), 32 registers with their indexes (64), and 8
+certificates. Bounded before anything is decoded, so that 16 KiB of one-byte items cost no more than a document."""
+
 _NATURAL, _BYTES, _TEXT, _ARRAY, _MAP, _SIMPLE = 0, 2, 3, 4, 5, 7
 _NULL = 22
 _INDEFINITE = 31
@@ -31,8 +35,12 @@ def check_single_item(data: bytes) -> None:
     # What each open container still expects: a number of items, or _UNBOUNDED until its break byte.
     open_: list[int] = []
     position = _step(data, 0, open_)
+    items = 1
     while open_:
         position = _step(data, position, open_)
+        items += 1
+        if items > MAX_ITEMS:
+            raise StructureError(f"has more than {MAX_ITEMS} items")
     if position != len(data):
         raise StructureError(f"has {len(data) - position} bytes after its end")
 

@@ -45,13 +45,16 @@ def read_recipient(
 
 
 def conditions_of(document: AttestationDocument) -> dict[str, tuple[str, ...]]:
-    """Return the condition keys that a document sets, registers as lower-case hex."""
-    prefix = "pcr" if document.pcr_field == "pcrs" else "nitrotpmpcr"
+    """Return the condition keys that a document sets, registers as lower-case hex.
+
+    A zero register is a value like any other (PCR12 of an untouched NitroTPM image, PCR8 of an unsigned enclave), but
+    where zero means that nothing was measured: PCR0 to PCR2 of an enclave and PCR4 of a TPM then equal nothing.
+    """
+    prefix, measured = ("pcr", (0, 1, 2)) if document.pcr_field == "pcrs" else ("nitrotpmpcr", (4,))
     keys: dict[str, tuple[str, ...]] = {
         f"kms:recipientattestation:{prefix}{index}": (value.hex(),)
         for index, value in document.pcrs.items()
-        # A zero register measures nothing and must equal nothing.
-        if any(value)
+        if any(value) or index not in measured
     }
     image = keys.get("kms:recipientattestation:pcr0")
     return keys | ({"kms:recipientattestation:imagesha384": image} if image is not None else {})

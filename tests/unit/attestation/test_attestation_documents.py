@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_every_document_of_the_vectors_has_a_judgement() -> None:
     assert files == set(EXPECTED) == {*GENUINE, *REFUSED}, "a document that no test judges proves nothing"
     for name, expected in EXPECTED.items():
         assert hashlib.sha256(document(name)).hexdigest() == expected["sha256"], f"{name} is not the one expected"
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "years").glob("*.bin")), ids=lambda path: path.stem)
+def test_genuine_documents_of_other_years_are_of_the_profile(path: Path) -> None:
+    data = path.read_bytes()
+    said = parse_payload(parse_cose(data).payload)
+    assert authenticate(data, now_ms=said.timestamp_ms) == said, "genuine, under AWS's root, at its own time"
+    made_on = datetime.fromtimestamp(said.timestamp_ms / 1000, UTC)
+    assert path.stem.startswith(str(made_on.year)), "the year that its name says"
 
 
 def test_the_pinned_root_is_the_published_one() -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dataplane.protocol.attestation import AttestationPolicy, verify
-from dataplane.protocol.attestation.structure import MAX_DEPTH, check_single_item
+from dataplane.protocol.attestation.structure import MAX_DEPTH, MAX_ITEMS, check_single_item
 from dataplane.protocol.errors import AttestationError
 from stacks.local.nsm import SoftwareNsm, indefinite_map, sign_document
 from stacks.local.pki import Authority, create_nsm_root, issue_nsm_ca, issue_nsm_leaf, key_usage
@@ -369,8 +369,18 @@ def test_the_walk_over_cbor_refuses_what_documents_never_hold() -> None:
         (b"\x81\xff", "break"),
         (b"\x1c", "reserved"),
         (b"\x81" * (MAX_DEPTH + 1) + b"\0", "deep"),
+        (b"\x98" + bytes([MAX_ITEMS]) + bytes(MAX_ITEMS), "more than 128 items"),
+        (b"\xbf" + bytes(MAX_ITEMS) + b"\xff", "more than 128 items"),
     ):
         with pytest.raises(ValueError, match=fault):
             check_single_item(data)
-    for data in (b"\x00", b"\x80", b"\xbf\xff", b"\xa1\x00\x81\x01", b"\xf6", b"\x81" * MAX_DEPTH + b"\0"):
+    for data in (
+        b"\x00",
+        b"\x80",
+        b"\xbf\xff",
+        b"\xa1\x00\x81\x01",
+        b"\xf6",
+        b"\x81" * MAX_DEPTH + b"\0",
+        b"\x98" + bytes([MAX_ITEMS - 1]) + bytes(MAX_ITEMS - 1),
+    ):
         check_single_item(data)

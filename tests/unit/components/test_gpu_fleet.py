@@ -322,11 +322,20 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
         ({**PCRS, 1: "b2" * 47}, "PCR1 is not 96 hex digits"),
         ({**PCRS, 0: "g" * 96}, "PCR0 is not 96 hex digits"),
         ({**PCRS, 0: "0" * 96}, "PCR0 is zero, a debug enclave"),
+        ({**PCRS, 2: "0" * 96}, "PCR2 is zero, a debug enclave"),
+        ({**PCRS, -1: "a1" * 48}, "PCR-1 is no register"),
+        ({**PCRS, 32: "a1" * 48}, "PCR32 is no register"),
     ],
 )
 def test_measurements_that_prove_nothing_are_refused(pcrs: dict[int, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         decrypt_attested(args().placement, pcrs)
+
+
+def test_an_unsigned_image_may_be_named_by_its_zero_pcr8() -> None:
+    statement = decrypt_attested(args().placement, {**PCRS, 8: "0" * 96})
+    bound = statement["Condition"]["StringEqualsIgnoreCase"]
+    assert bound["kms:RecipientAttestation:PCR8"] == "0" * 96, "compared like any other value"
 
 
 @pytest.mark.parametrize("count", [3, 4])

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -267,6 +268,41 @@ async def test_a_bad_document_refuses_the_worker_and_is_no_lower_level(
         assert reply["code"] == "host-failed", "refused, not downgraded"
         assert reason in reply["detail"], "the failed check is named"
         assert (await running.infer(running.seal())).problem == "host-failed", "nothing is sealed to it"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [OverflowError("date value out of range"), KeyError(99), RecursionError(), MemoryError(), UserWarning("x")],
+)
+async def test_whatever_the_judge_raises_the_old_worker_is_gone_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    def judge(*_: object, **__: object) -> NoReturn:
+        raise raised
+
+    async with genuine(tmp_path) as running:
+        await running.bind()
+        assert (await running.infer(running.seal(assurance=2))).receipt.assurance == 2, "the old worker, at level 2"
+        monkeypatch.setattr("dataplane.enclave.server.judge_answer", judge)
+        reply = (await running.bind()).map()
+        assert reply["code"] == "host-failed", "an answer, and no broken connection"
+        assert "date value" not in reply["detail"], "what was raised stays inside"
+        health = (await running.call(op="health")).map()
+        assert (health["worker"], health["data_keys"]) == (False, 0), "no worker, and no key of its time"
+        assert (await running.infer(running.seal(assurance=2))).problem == "host-failed", "nothing is sealed to it"
+
+
+async def test_a_challenge_that_is_not_answered_leaves_no_worker(tmp_path: Path) -> None:
+    async with genuine(tmp_path) as running:
+        await running.bind()
+        async with running.link() as link:
+            await link.send(LinkType.OPEN, {"op": "bind"}, timeout_s=1)
+            await link.receive(2)
+            await link.send(LinkType.HOP_ABORT, {"reason": "host-failed"}, timeout_s=1)
+            while (message := await link.receive(2)) is not None and message.type is not LinkType.PROBLEM:
+                pass
+        health = (await running.call(op="health")).map()
+        assert not health["worker"], "who does not answer is not proven"
 
 
 def test_the_level_is_the_least_of_what_is_proven() -> None:

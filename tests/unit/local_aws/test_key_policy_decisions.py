@@ -166,7 +166,9 @@ def test_the_policy_fits_and_parses_with_the_most_measurements() -> None:
     ("pcrs", "match"),
     [
         ({0: PCRS[0], 1: PCRS[1]}, "PCR2"),
-        (PCRS | {0: bytes(48)}, "zero"),
+        *((PCRS | {index: bytes(48)}, "zero") for index in (0, 1, 2)),
+        (PCRS | {-1: PCRS[0]}, "PCR -1"),
+        (PCRS | {32: PCRS[0]}, "PCR 32"),
         (PCRS | {0: b"short"}, "48 bytes"),
         (PCRS | {0: "not hex"}, "hexadecimal"),
         ([], "1 to 8"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pulumi_policy.proxy import UnknownValueError
 
+from policies.enclave.measurements import fault
 from policies.enclave.rules import RULES
 from policies.rule import UNKNOWN, Resource, ResourceRule
 from tests.support.enclave_resources import (
@@ -218,6 +219,14 @@ def test_a_register_that_is_not_the_published_ones_is_refused(value: Any, reason
     document = with_condition(**{IGNORE_CASE: {**REGISTERS, PCR0: value}})
     assert refusing(key(document)) == {MEASURED}
     assert reason in said(MEASURED, key(document))[0]
+
+
+def test_the_zero_pcr8_of_an_unsigned_image_is_compared_with_the_published_ones() -> None:
+    signer = {**REGISTERS, "kms:RecipientAttestation:PCR8": ZERO}
+    document = with_condition(**{IGNORE_CASE: signer})
+    assert "of no published image" in said(MEASURED, key(document))[0], "no published image says so of its PCR8"
+    assert fault(ZERO, 8) is None, "it is a value"
+    assert all(fault(ZERO, index) for index in (0, 1, 2)), "where it is a debug enclave's it is none"
 
 
 def test_registers_are_compared_whatever_their_case() -> None:

@@ -97,9 +97,8 @@ def test_what_is_no_json_is_said(tmp_path: Path, text: str) -> None:
         {f"PCR{index}": PCRS[str(index)] for index in range(3)},
         {"Measurements": {"HashAlgorithm": "Sha384 { ... }"} | {f"PCR{i}": PCRS[str(i)] for i in range(3)}},
         {"pcrs": PCRS},
-        PCRS | {"8": "00" * 48},
     ],
-    ids=["plain", "nitro-cli", "cluster.json", "not signed"],
+    ids=["plain", "nitro-cli", "cluster.json"],
 )
 def test_measurements_are_read_as_tools_write_them(tmp_path: Path, document: dict[str, Any]) -> None:
     path = tmp_path / "measurements.json"
@@ -110,6 +109,11 @@ def test_measurements_are_read_as_tools_write_them(tmp_path: Path, document: dic
 def test_a_signed_image_is_held_to_its_signer() -> None:
     pcrs = parse_measurements(PCRS | {"8": "88" * 48}, source="m")
     assert pcrs[8] == b"\x88" * 48, "PCR8 counts where it is published"
+
+
+def test_an_unsigned_image_is_held_to_its_zero_pcr8() -> None:
+    pcrs = parse_measurements(PCRS | {"8": "00" * 48}, source="m")
+    assert pcrs[8] == bytes(48), "zero is compared: a signed image is another"
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)))
