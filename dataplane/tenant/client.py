@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import secrets
 import ssl
@@ -27,6 +26,7 @@ from dataplane.protocol.message import Receipt, RequestMessage
 from dataplane.tenant.affinity import canonical_prompt
 from dataplane.tenant.errors import BrokenStreamError, RequestError
 from dataplane.tenant.http import AttemptError, ClusterHttp, deadline_passed, from_problem
+from dataplane.tenant.models import Model, parse_models
 from dataplane.tenant.response import MAX_COLLECTED_BYTES, TenantResponse
 from dataplane.tenant.retry import RetryPolicy
 from dataplane.tenant.session import KmsSession, SessionError
@@ -45,16 +45,6 @@ T = TypeVar("T")
 def wall_clock_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model pool as the router lists it: `hosts` that serve it now, with the `engine` and best `assurance`."""
-
-    id: str
-    engine: str
-    assurance: int
-    hosts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +203,7 @@ class TenantClient:
             body = await self._http.get(
                 "/models", headers=headers, attempt=number, timeout_s=deadline.remaining_s, params={}
             )
-            return _parse_models(body, number)
+            return parse_models(body, number)
 
         return await self._attempts(deadline, attempt)
 
@@ -375,23 +365,3 @@ def _check_names(model: str, request_id: str) -> None:
 
 def _fits_header(text: str) -> bool:
     return 0 < len(text) <= MAX_NAME and text.isascii() and text.isprintable()
-
-
-def _parse_models(body: bytes, attempt: int) -> list[Model]:
-    try:
-        return [
-            Model(
-                id=str(entry["id"]),
-                engine=str(entry["engine"]),
-                assurance=int(entry["assurance"]),
-                hosts=int(entry["hosts"]),
-            )
-            for entry in json.loads(body)["models"]
-        ]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RequestError(
-            "The cluster's list of models is not readable; check that the endpoint is a router of this version.",
-            code="host-failed",
-            status=502,
-            attempts=attempt,
-        ) from None

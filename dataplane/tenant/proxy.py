@@ -23,7 +23,8 @@ from dataplane.mesh.deadline import CAP_S, Deadline
 from dataplane.mesh.deadline import HEADER as DEADLINE_HEADER
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.suite import MAX_MESSAGE_BYTES
-from dataplane.tenant.client import Model, TenantClient, new_request_id
+from dataplane.tenant.client import TenantClient, new_request_id
+from dataplane.tenant.models import Model
 from dataplane.tenant.openai_errors import OpenAIError, openai_error
 from dataplane.tenant.sse import DoneGate
 
