@@ -12,9 +12,12 @@ BIN := $(VENV)/bin
 # Where a stamp stands, what it stamps for is installed from exactly these files.
 SETUP_STAMP := $(VENV)/.stamp
 ENGINE_STAMP := $(ENGINE)/.stamp
+FUZZ_STAMP := $(VENV)/.stamp-fuzz
+# bash has a variable SECONDS of its own, so only one from the command line counts.
+FUZZ_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 ENGINE_SOURCES := $(wildcard stacks/local/engine/*.py stacks/local/engine/*.txt stacks/local/engine/*.sh)
 
-.PHONY: help setup engine demo up down test check format preview packs bench enclave-image clean
+.PHONY: help setup engine demo up down test fuzz check format preview packs bench enclave-image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,9 @@ down: $(SETUP_STAMP)  ## Stop the local stack
 
 test: $(SETUP_STAMP) $(ENGINE_STAMP)  ## Run every test, the real engine's among them
 	@$(BIN)/pytest -q $(PYTEST_ARGS)
+
+fuzz: $(FUZZ_STAMP)  ## Fuzz with atheris: TARGET=name (all), SECONDS=60 for each (Linux, x86-64)
+	@$(BIN)/python -m tests.fuzz.run $(foreach name,$(TARGET),--target $(name)) --seconds $(or $(FUZZ_SECONDS),60)
 
 check: $(SETUP_STAMP)  ## Lint, types, and the direction of imports
 	@$(BIN)/ruff check .
@@ -75,6 +81,10 @@ $(UV):
 $(SETUP_STAMP): pyproject.toml uv.lock | $(UV)
 	@echo "Installing the locked packages into $(VENV)"
 	@UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --locked --quiet --python $(PYTHON)
+	@touch $@
+
+$(FUZZ_STAMP): $(SETUP_STAMP)
+	@UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --locked --quiet --inexact --group fuzz --python $(PYTHON)
 	@touch $@
 
 $(ENGINE_STAMP): $(ENGINE_SOURCES) | $(SETUP_STAMP)

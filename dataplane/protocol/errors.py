@@ -20,6 +20,10 @@ PROBLEM_TYPE_PREFIX = "urn:mrgc:error:"
 MAX_PROBLEM_BYTES = 4096
 """A problem document is four short members; anything longer than a page was not written by us."""
 
+MAX_RETRY_AFTER_S = 3600
+"""Longest wait that a problem asks for, the longest request's time: our own ask for a minute at most, and a peer's
+header may say anything."""
+
 
 class MrgcError(Exception):
     """Base of every error that MRGC raises on purpose; `str(error)` is one sentence fit for a person."""
@@ -93,14 +97,15 @@ class ProblemError(MrgcError):
     def __init__(self, code: str, detail: str, *, retry_after_s: int | None = None) -> None:
         """Raise `KeyError` for a code that is not in `PROBLEMS`: a refusal without a row is a bug.
 
-        A detail that is a bare clause, as parsers have it, gets its capital and its full stop here.
+        A detail that is a bare clause, as parsers have it, gets its capital and its full stop here, and
+        `retry_after_s` is brought to 0 to `MAX_RETRY_AFTER_S`.
         """
         sentence = _sentence(detail)
         super().__init__(sentence)
         self.problem = PROBLEMS[code]
         self.code = code
         self.detail = sentence
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = None if retry_after_s is None else min(max(retry_after_s, 0), MAX_RETRY_AFTER_S)
 
     @property
     def status(self) -> int:
@@ -133,7 +138,8 @@ def parse_problem(status: int, body: bytes, *, retry_after: str | None = None) -
     """Read a problem document that a peer sent, or return None if it is not one of ours.
 
     A document whose code is unknown, whose status disagrees with the code's row, or which is over
-    `MAX_PROBLEM_BYTES` is not trusted. `retry_after` is the header's text; only whole seconds count.
+    `MAX_PROBLEM_BYTES` is not trusted. `retry_after` is the header's text; only whole seconds count, and at most
+    `MAX_RETRY_AFTER_S` of them. Lone surrogates, which JSON can write and no encoding can, become question marks.
     """
     if len(body) > MAX_PROBLEM_BYTES:
         return None
@@ -150,5 +156,12 @@ def parse_problem(status: int, body: bytes, *, retry_after: str | None = None) -
     known = PROBLEMS.get(code)
     if known is None or known.status != status:
         return None
-    seconds = int(retry_after) if retry_after is not None and retry_after.isascii() and retry_after.isdigit() else None
-    return ProblemError(code, detail, retry_after_s=seconds)
+    return ProblemError(code, detail.encode("utf-8", "replace").decode(), retry_after_s=_seconds(retry_after))
+
+
+def _seconds(text: str | None) -> int | None:
+    """Read whole seconds; longer than any that count without `int`, which refuses thousands of digits."""
+    if text is None or not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0")
+    return int(digits or "0") if len(digits) <= len(str(MAX_RETRY_AFTER_S)) else MAX_RETRY_AFTER_S

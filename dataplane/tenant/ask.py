@@ -125,7 +125,7 @@ def _read_chunk(event: str) -> tuple[str, str]:
             raise OpenError(f"The engine broke off: {printable(str(error.get('message', 'no reason')))}")
         text = "".join(choice.get("delta", {}).get("content") or "" for choice in document.get("choices", []))
         return printable(text), printable(str(document.get("system_fingerprint") or ""))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise OpenError("The answer has an event that is no chat chunk; check the model pool.") from None
 
 
@@ -133,7 +133,7 @@ async def _refused(response: TenantResponse) -> RequestError:
     body = await response.read()
     try:
         message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = "it gave no reason"
     text = f"The engine refused with status {response.status}: {printable(message)[:MAX_SHOWN_ERROR]}"
     return RequestError(text, code="engine-refused", status=response.status, attempts=response.attempts)

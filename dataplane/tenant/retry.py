@@ -34,6 +34,8 @@ class RetryPolicy:
         backoff = min(self.cap_s, self.base_s * 2 ** (attempt - 1))
         wait = backoff * (0.5 + random() / 2)
         if retry_after_s is not None:
+            if retry_after_s >= remaining_s:
+                return None
             # The jitter goes on top: everyone was told the same second.
             wait += retry_after_s
         return wait if wait < remaining_s else None

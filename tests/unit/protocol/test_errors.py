@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.protocol.errors import PROBLEMS, ProblemError, parse_problem
+from dataplane.protocol.errors import MAX_RETRY_AFTER_S, PROBLEMS, ProblemError, parse_problem
 
 
 @pytest.mark.parametrize("code", PROBLEMS)
@@ -52,3 +52,31 @@ def test_any_bytes_are_a_problem_or_none(status: int, body: bytes, retry_after: 
 def test_a_code_without_a_row_is_a_bug_and_says_so() -> None:
     with pytest.raises(KeyError):
         ProblemError("made-up", "x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type": "urn:mrgc:error:expired", "detail": "half \\ud800 a letter"}',
+        '{"type": "urn:mrgc:error:expired", "detail": "'.encode("utf-16-le") + b"\x00\xd8" + '"}'.encode("utf-16-le"),
+    ],
+)
+def test_half_a_letter_in_a_peers_sentence_can_be_passed_on(body: bytes) -> None:
+    problem = parse_problem(400, body)
+    assert problem is not None, "it is a problem of ours"
+    assert json.loads(problem.to_json())["detail"] == problem.detail, "what is read can be written"
+    assert "\ud800" not in str(problem), "a lone surrogate is no text that a log or a terminal could take"
+
+
+@pytest.mark.parametrize("digits", ["9" * 19, "9" * 400, "9" * 5000, "0" * 5000 + "3600"])
+def test_a_retry_after_of_any_length_is_at_most_an_hour(digits: str) -> None:
+    body = ProblemError("overloaded", "Full.").to_json()
+    problem = parse_problem(429, body, retry_after=digits)
+    assert problem is not None, "the document is ours, whatever the header says"
+    assert problem.retry_after_s == MAX_RETRY_AFTER_S, "and goes on with a bound"
+    assert problem.headers()["Retry-After"] == "3600", "to the next peer too"
+
+
+def test_no_problem_asks_for_more_than_an_hour_or_less_than_nothing() -> None:
+    assert ProblemError("overloaded", "Full.", retry_after_s=10**400).retry_after_s == MAX_RETRY_AFTER_S, "an hour"
+    assert ProblemError("overloaded", "Full.", retry_after_s=-1).retry_after_s == 0, "now"

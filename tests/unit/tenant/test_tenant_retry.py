@@ -30,3 +30,8 @@ def test_the_last_attempt_is_the_last() -> None:
     policy = RetryPolicy(max_attempts=3)
     assert policy.delay_s(2, remaining_s=10, random=lambda: 0) is not None, "a third attempt is allowed"
     assert policy.delay_s(3, remaining_s=10, random=lambda: 0) is None, "a fourth is not"
+
+
+def test_a_wish_beyond_all_time_is_given_up_on() -> None:
+    wait = RetryPolicy().delay_s(1, remaining_s=10, random=lambda: 0, retry_after_s=10**400)
+    assert wait is None, "an integer that no float can hold is no reason to crash"
