@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from dataplane.worker.settings import WorkerSettings
 from dataplane.worker.tally import Tally
 from dataplane.worker.tpm import Tpm
 from observability.tracing import Telemetry
+
+logger = logging.getLogger(__name__)
 
 
 def wall_clock_ms() -> int:
@@ -53,8 +56,10 @@ def make_worker(
 
     `environ` is what the engine will run in, a part of the configuration.
     """
+    digest = config_digest(configuration(settings, factory, environ))
+    logger.info("this worker's configuration is %s", digest.hex())
     identity = WorkerIdentity(
-        config_digest=config_digest(configuration(settings, factory, environ)),
+        config_digest=digest,
         clock_ms=clock_ms,
         monotonic=monotonic,
         tpm=tpm,

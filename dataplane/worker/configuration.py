@@ -37,8 +37,10 @@ NOT_ITS_BUSINESS: Final = frozenset({"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECOD
 Configuration = Mapping[str, object]
 
 
-def configuration(settings: WorkerSettings, factory: EngineFactory, environ: Mapping[str, str]) -> Configuration:
-    """Return the worker's configuration, of maps, texts and numbers.
+def configuration(
+    settings: WorkerSettings, factory: EngineFactory, environ: Mapping[str, str], *, version: str | None = None
+) -> Configuration:
+    """Return the worker's configuration, of maps, texts and numbers; `version` is the engine's where it isn't here.
 
     Engine and version, the options that the engine runs with for every pool, the models that may be served (any where
     none is named: each answer names its own by `model_digest`), what is logged, and the engine's environment.
@@ -46,7 +48,7 @@ def configuration(settings: WorkerSettings, factory: EngineFactory, environ: Map
     return {
         "v": VERSION,
         "engine": factory.kind,
-        "version": factory.version,
+        "version": factory.version if version is None else version,
         "options": dict(factory.options),
         "model_digests": dict(settings.model_digests),
         "log_level": settings.log_level,
