@@ -168,6 +168,7 @@ class Bindings(RuleBasedStateMachine):
         self.answers: list[bytes] = []
         self.sealed: list[Sealed] = []
         self.start_worker()
+        self.renew()
 
     async def make_server(self) -> EnclaveServer:
         return EnclaveServer(
@@ -250,7 +251,7 @@ class Bindings(RuleBasedStateMachine):
         self.answers.append(cbor.encode(made))
         return None if how == "lost" else self.answers[-1]
 
-    @rule(how=st.sampled_from(["whole", "whole", "lost", "nobody", "old answer"]))
+    @rule(how=st.sampled_from(["whole", "whole", "whole", "lost", "nobody", "old answer"]))
     def bind(self, how: str) -> None:
         """Let the enclave challenge the worker; the parent may lose the answer, or show one of before."""
         before, known = self.server.state.worker, len(self.answers)
@@ -277,6 +278,15 @@ class Bindings(RuleBasedStateMachine):
             self.model.bound = None
         good = shown and self.tpm.mode == "good" and self.clocks.error_ms == 0
         assert not good or self.fault(), "a good answer under a good clock is taken"
+
+    @rule()
+    def renew(self) -> None:
+        """A host that is well binds: most hosts, most of the time."""
+        self.host("good")
+        self.module(fails=False)
+        self.set_clock(0)
+        self.bind("whole")
+        assert self.model.bound == self.clocks.passed_s, "nothing stands in the way"
 
     @rule()
     def look(self) -> None:
@@ -308,6 +318,30 @@ class Bindings(RuleBasedStateMachine):
         _, sealer = seal_hop(worker.public_key, worker.epoch, worker.config_digest, bytes(16))
         data = sealer.prefix() + sealer.seal(b"prompt", final=True)
         self.sealed.append(Sealed(data, worker.epoch))
+
+    @rule(
+        seconds=st.sampled_from([1.0, PREVIOUS_KEY_S, MAX_BINDING_AGE_S / 2, MAX_BINDING_AGE_S - 1, MAX_BINDING_AGE_S])
+    )
+    def request_later(self, seconds: float) -> None:
+        """A request under a clock and a module that are well, so that the binding's age alone decides."""
+        self.wait(seconds)
+        self.set_clock(0)
+        self.module(fails=False)
+        self.look()
+        self.request(2)
+
+    @rule(
+        then=st.lists(st.sampled_from(["wash", "start_worker", "renew", "rotate"]), max_size=2),
+        seconds=st.sampled_from([0.0, 1.0, PREVIOUS_KEY_S]),
+    )
+    def round_trip(self, then: list[str], seconds: float) -> None:
+        """A request that is served, what may happen meanwhile, and its delivery."""
+        self.renew()
+        self.request(2)
+        for happens in then:
+            getattr(self, happens)()
+        self.clocks.passed_s += seconds
+        self.deliver(-1)
 
     @precondition(lambda self: self.sealed)
     @rule(which=st.integers(0, 50))
@@ -365,7 +399,7 @@ def header(level: int, now_ms: int) -> RequestHeader:
 
 Bindings.TestCase.settings = settings(
     max_examples=40,
-    stateful_step_count=40,
+    stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
