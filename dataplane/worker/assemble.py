@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dataplane.mesh.lifecycle import Stop
+from dataplane.worker.configuration import config_digest, configuration
 from dataplane.worker.engine import EngineFactory
 from dataplane.worker.identity import WorkerIdentity
 from dataplane.worker.inference import Inference
+from dataplane.worker.modelcopy import ModelCache
 from dataplane.worker.pool import PoolDirectory
 from dataplane.worker.pools import Pools
 from dataplane.worker.server import WorkerServer
-from dataplane.worker.settings import WorkerSettings, config_digest
+from dataplane.worker.settings import WorkerSettings
 from dataplane.worker.tally import Tally
 from dataplane.worker.tpm import Tpm
 from observability.tracing import Telemetry
+
+logger = logging.getLogger(__name__)
 
 
 def wall_clock_ms() -> int:
@@ -44,16 +50,26 @@ def make_worker(
     tpm: Tpm | None,
     clock_ms: Callable[[], int],
     monotonic: Callable[[], float],
+    environ: Mapping[str, str] = os.environ,
 ) -> WorkerServer:
-    """Make the server and everything behind it; nothing runs yet. Call it in the event loop."""
+    """Make the server and everything behind it; nothing runs yet. Call it in the event loop.
+
+    `environ` is what the engine will run in, a part of the configuration.
+    """
+    digest = config_digest(configuration(settings, factory, environ))
+    logger.info("this worker's configuration is %s", digest.hex())
     identity = WorkerIdentity(
-        config_digest=config_digest(settings, engine=factory.kind, version=factory.version),
+        config_digest=digest,
         clock_ms=clock_ms,
         monotonic=monotonic,
         tpm=tpm,
     )
     pools = Pools(
-        directory=PoolDirectory(settings.fsx_mount_point),
+        directory=PoolDirectory(
+            settings.fsx_mount_point,
+            cache=ModelCache(settings.model_cache_dir, max_bytes=settings.model_cache_max_bytes),
+            required=settings.model_digests,
+        ),
         factory=factory,
         max_loaded=settings.max_loaded_pools,
         stall_s=settings.engine_stall_s,

@@ -6,7 +6,7 @@ and body as they come. Leaving the context of `generate` before the body's end a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -113,6 +113,11 @@ class EngineFactory(Protocol):
     @property
     def version(self) -> str:
         """The engine's version, part of the configuration digest."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """What every engine of this factory runs with: texts, numbers, booleans and None; also part of that digest."""
         ...
 
     async def load(self, pool: Pool) -> Engine:

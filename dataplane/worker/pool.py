@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dataplane.protocol.errors import MrgcError
+from dataplane.worker.manifest import hash_folder
+from dataplane.worker.modelcopy import ModelCache
+from dataplane.worker.modelfolder import PoolError
 
 POOL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 """At most 128 characters, as `model` in an envelope; no separator and no leading dot, so a name is one folder."""
 
 OPTIONS_FILE: Final = "mrgc.json"
 WEIGHTS: Final = ("*.safetensors", "*.bin", "*.gguf")
-HASH_CHUNK_BYTES: Final = 1024 * 1024
 MAX_OPTIONS_BYTES: Final = 65_536
-
-
-class PoolError(MrgcError):
-    """A pool whose files can't be used; the text names the pool and the file."""
 
 
 class PoolOptions(BaseModel):
@@ -46,7 +42,7 @@ class PoolOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """One pool: its name, its folder, its options, and the digest of its files (32 bytes, or empty if none)."""
+    """One pool to load: its name, the folder of the worker's own copy, its options, and the copy's digest in hex."""
 
     name: str
     path: Path
@@ -57,9 +53,16 @@ class Pool:
 class PoolDirectory:
     """The pools below `$FSX_MOUNT_POINT/models`. Every method blocks on the file system: call it in a thread."""
 
-    def __init__(self, mount_point: Path) -> None:
-        """`mount_point` is where the model store is mounted."""
+    def __init__(
+        self, mount_point: Path, *, cache: ModelCache | None = None, required: Mapping[str, str] | None = None
+    ) -> None:
+        """`mount_point` is where the model store is mounted, `cache` where copies go.
+
+        A non-empty `required` has the only pools that may be served, each with its digest in hex.
+        """
         self.root = mount_point / "models"
+        self._cache = ModelCache() if cache is None else cache
+        self._required = dict(required or {})
 
     def available(self) -> bool:
         """Whether the model store is there and can be read."""
@@ -69,32 +72,62 @@ class PoolDirectory:
             return False
 
     def names(self) -> tuple[str, ...]:
-        """Every folder with weights in it, sorted."""
+        """Every folder with weights in it that may be served, sorted."""
         try:
             entries = sorted(self.root.iterdir())
         except OSError:
             return ()
-        return tuple(entry.name for entry in entries if POOL_NAME.fullmatch(entry.name) and _has_weights(entry))
+        return tuple(entry.name for entry in entries if self._may_serve(entry.name) and _has_weights(entry))
 
     def find(self, name: str) -> Path | None:
-        """The folder of pool `name`, or None when there is none (a name with a separator or a leading dot included)."""
-        if POOL_NAME.fullmatch(name) is None:
+        """The folder of pool `name`, or None when there is none that may be served.
+
+        A name with a separator or a leading dot is none.
+        """
+        if not self._may_serve(name):
             return None
         path = self.root / name
         return path if _has_weights(path) else None
 
     def open(self, name: str) -> Pool:
-        """Read a pool's options and hash its files; raises `PoolError`.
+        """Copy a pool out of the store, hash what was copied and read its options; raises `PoolError`.
 
-        Hashing reads every byte that the engine is about to read as well, so the page cache pays for one of the two.
+        Nothing is read from the store afterwards: `path`, `options` and `digest` are the copy's. Give it back with
+        `release`.
         """
         path = self.find(name)
         if path is None:
             raise PoolError(f"There is no model pool {name[:128]!r} with weights below {self.root}; upload it first.")
         try:
-            return Pool(name=name, path=path, options=read_options(path), digest=model_digest(path))
+            copy, manifest = self._cache.copy(name, path)
         except OSError as error:
-            raise PoolError(f"Pool {name} could not be read ({error.strerror}); check {path}.") from error
+            raise PoolError(f"Pool {name} could not be copied ({error.strerror}); check {path}.") from error
+        try:
+            self._check(name, manifest.digest)
+            return Pool(name=name, path=copy, options=read_options(copy), digest=manifest.digest)
+        except BaseException:
+            self._cache.drop(copy)
+            raise
+
+    def release(self, pool: Pool) -> None:
+        """Remove the copy of a pool that no engine has loaded any more."""
+        self._cache.drop(pool.path)
+
+    def stop(self) -> None:
+        """Begin no copy any more, and end the one that is being made with `PoolError`; returns at once."""
+        self._cache.stop()
+
+    def close(self) -> None:
+        """Stop, and remove every copy."""
+        self._cache.close()
+
+    def _check(self, name: str, digest: str) -> None:
+        required = self._required.get(name, digest)
+        if digest != required:
+            raise PoolError(f"Pool {name} has the digest {digest}, and MODEL_DIGESTS asks for {required}.")
+
+    def _may_serve(self, name: str) -> bool:
+        return POOL_NAME.fullmatch(name) is not None and (not self._required or name in self._required)
 
 
 def read_options(path: Path) -> PoolOptions:
@@ -117,26 +150,8 @@ def read_options(path: Path) -> PoolOptions:
 
 
 def model_digest(path: Path) -> str:
-    """SHA-256, in hex, over the sorted manifest of a folder.
-
-    One line per file, `name`, a zero byte, the file's SHA-256 in hex, and a newline; names are relative, with `/`, and
-    sorted as UTF-8 bytes. Files and folders whose name begins with a dot are left out.
-    """
-    manifest = hashlib.sha256()
-    for name, file in sorted(_files(path), key=lambda pair: pair[0].encode()):
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        manifest.update(f"{name}\0{digest.hexdigest()}\n".encode())
-    return manifest.hexdigest()
-
-
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    for file in root.rglob("*"):
-        relative = file.relative_to(root)
-        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
-            yield relative.as_posix(), file
+    """The digest in hex of a pool's folder as it lies there now (`manifest.files_digest`); `PoolError`, `OSError`."""
+    return hash_folder(path).digest
 
 
 def _has_weights(path: Path) -> bool:

@@ -11,7 +11,8 @@ from typing import Final
 
 from dataplane.protocol.errors import MrgcError, ProblemError
 from dataplane.worker.engine import Engine, EngineError, EngineFactory, EngineLoad
-from dataplane.worker.pool import Pool, PoolDirectory, PoolError
+from dataplane.worker.modelfolder import PoolError
+from dataplane.worker.pool import Pool, PoolDirectory
 from dataplane.worker.prepare import prepare
 
 FAILED_LOAD_PAUSE_S: Final = 30.0
@@ -147,12 +148,14 @@ class Pools:
     async def close(self) -> None:
         """Stop every engine; idempotent."""
         self._closed = True
+        self._directory.stop()
         tasks = list(self._loading.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
+        await asyncio.to_thread(self._directory.close)
         self._failed.cancel()
 
     def _survey(self) -> tuple[bool, tuple[str, ...]]:
@@ -206,12 +209,16 @@ class Pools:
     async def _start(self, name: str) -> LoadedPool:
         """Load one engine and see it answer once: an engine that is up but cannot generate is not ready."""
         pool = await asyncio.to_thread(self._directory.open, name)
-        engine = await self._factory.load(pool)
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await probe(engine, pool)
+            engine = await self._factory.load(pool)
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await probe(engine, pool)
+            except BaseException:
+                await engine.close()
+                raise
         except BaseException:
-            await engine.close()
+            await asyncio.to_thread(self._directory.release, pool)
             raise
         loaded = LoadedPool(pool, engine, self._monotonic())
         loaded.watch = asyncio.create_task(self._watch(loaded), name=f"watch-{name[:32]}")
@@ -262,6 +269,7 @@ class Pools:
             loaded.watch.cancel()
             await asyncio.gather(loaded.watch, return_exceptions=True)
         await loaded.engine.close()
+        await asyncio.to_thread(self._directory.release, loaded.pool)
 
 
 async def probe(engine: Engine, pool: Pool) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dataplane.mesh.address import AddressField, UnixAddress
 from dataplane.mesh.settings import SidecarSettings
-from dataplane.protocol import cbor
+from dataplane.worker.modelcopy import DEFAULT_MAX_BYTES
 from dataplane.worker.pool import POOL_NAME
 from dataplane.worker.vllm_engine import VllmOptions
 
@@ -23,6 +24,22 @@ DEFAULT_ENGINE_STALL_S: Final = 120.0
 """Longer than a slow reader can hold a finished answer back (30 s a piece, three pieces), or a GPU takes to compile."""
 
 MIN_KV_BYTES: Final = 16 * 1024 * 1024
+MAX_PINNED: Final = 256
+_PINNED: Final = re.compile(rf"({POOL_NAME.pattern})=([0-9a-f]{{64}})", re.ASCII)
+
+
+def _pinned(value: object) -> object:
+    """Read `pool=digest,pool=digest`."""
+    if not isinstance(value, str):
+        return value
+    pairs = [_PINNED.fullmatch(part.strip()) for part in value.split(",")]
+    digests = {pair[1]: pair[2] for pair in pairs if pair is not None}
+    if len(digests) != len(pairs):
+        raise ValueError("a part is no pool=digest, or a pool is named twice")
+    return digests
+
+
+PinnedDigests = Annotated[Mapping[str, str], BeforeValidator(_pinned)]
 
 
 class WorkerSettings(SidecarSettings):
@@ -32,6 +49,18 @@ class WorkerSettings(SidecarSettings):
         default=UnixAddress(DEFAULT_SOCKET), description="a Unix socket's address, unix:/path"
     )
     fsx_mount_point: Path = Field(default=Path("/fsx"), description="the model store's mount point, an absolute path")
+    model_cache_dir: Path | None = Field(
+        default=None,
+        description="a folder of the worker's own for its copies of models, an absolute path outside the model store",
+    )
+    model_cache_max_bytes: int = Field(
+        default=DEFAULT_MAX_BYTES, ge=1, le=2**53, description="bytes that copies of models may take, 1 to 2^53"
+    )
+    model_digests: PinnedDigests = Field(
+        default_factory=dict,
+        max_length=MAX_PINNED,
+        description="the only pools to serve with their digests, such as tiny=<64 hex digits>,other=<64 hex digits>",
+    )
     default_model_pool: str = Field(description="the name of a folder below $FSX_MOUNT_POINT/models")
     gpu_memory_utilization: float = Field(
         default=0.90,
@@ -74,10 +103,10 @@ class WorkerSettings(SidecarSettings):
             raise ValueError("the GPU worker listens on a Unix socket only")  # noqa: TRY004 - pydantic wants ValueError
         return value
 
-    @field_validator("fsx_mount_point")
+    @field_validator("fsx_mount_point", "model_cache_dir")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        if not value.is_absolute():
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
             raise ValueError("the path must be absolute")
         return value
 
@@ -87,6 +116,14 @@ class WorkerSettings(SidecarSettings):
         if POOL_NAME.fullmatch(value) is None:
             raise ValueError("a pool's name has up to 128 letters, digits, dots, dashes and underscores")
         return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.model_cache_dir is not None and self.model_cache_dir.is_relative_to(self.fsx_mount_point):
+            raise ValueError("MODEL_CACHE_DIR must lie outside FSX_MOUNT_POINT, which others may write")
+        if self.model_digests and self.default_model_pool not in self.model_digests:
+            raise ValueError("MODEL_DIGESTS must name DEFAULT_MODEL_POOL, or the worker would never be ready")
+        return self
 
     def vllm_options(self, *, one_process: bool = False) -> VllmOptions:
         """The host's part of the engine's options."""
@@ -98,27 +135,3 @@ class WorkerSettings(SidecarSettings):
             enforce_eager=self.enforce_eager,
             one_process=one_process,
         )
-
-
-def config_digest(settings: WorkerSettings, *, engine: str, version: str) -> bytes:
-    """SHA-256 over what shapes this worker's answers, as deterministic CBOR: the binding's configuration digest.
-
-    Engine and version, the model store and default pool, and the limits. Not the models themselves: each answer
-    names its own by `model_digest`.
-    """
-    fields = settings.model_dump(
-        include={
-            "fsx_mount_point",
-            "default_model_pool",
-            "gpu_memory_utilization",
-            "max_loaded_pools",
-            "max_queue",
-            "max_num_seqs",
-            "max_model_len",
-            "kv_cache_memory_bytes",
-            "enforce_eager",
-            "tpm",
-        },
-        mode="json",
-    )
-    return hashlib.sha256(cbor.encode(fields | {"engine": engine, "version": version})).digest()

@@ -6,13 +6,15 @@ vLLM 0.32. Nothing here imports vLLM before an engine is loaded, so that the res
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.metadata
 import logging
 import os
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from dataplane.worker.asgi import AsgiCall
@@ -50,6 +52,12 @@ OFFLINE: Final = {
     "VLLM_CONFIGURE_LOGGING": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+ALWAYS: Final[Mapping[str, object]] = MappingProxyType(
+    {"scheduling_policy": "priority", "prefix_caching": "salted", "log_requests": False, "trust_remote_code": False}
+)
+"""What no pool and no host may choose: every request has the enclave's cache salt, so no block is shared across salts;
+nothing of a request is logged; Python files in a model's folder are data and no code."""
+
 GUARDED: Final = ("vllm", "torch", "transformers")
 """Libraries whose log records may quote what they were given."""
 
@@ -97,8 +105,7 @@ class VllmFactory:
 
     def __init__(self, *, options: VllmOptions, environ: MutableMapping[str, str] = os.environ) -> None:
         """Take the process offline, as vLLM and what it imports understand it."""
-        for name, value in OFFLINE.items():
-            environ.setdefault(name, value)
+        environ.update(OFFLINE)  # whatever the environment says: it is the operator's
         self._options = options
         self._guard = LogGuard()
         self._first = True
@@ -112,6 +119,11 @@ class VllmFactory:
             return importlib.metadata.version("vllm")
         except importlib.metadata.PackageNotFoundError:
             raise EngineError("vLLM is not installed in this environment; install it, or run `make engine`.") from None
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """The host's options, and what is the same for every pool (`vllm_runtime` gives it to vLLM)."""
+        return {**ALWAYS, **dataclasses.asdict(self._options)}
 
     async def load(self, pool: Pool) -> VllmEngine:
         """Start the engine's process and build the serving layer; raises `EngineError`."""

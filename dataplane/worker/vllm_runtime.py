@@ -25,11 +25,11 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from dataplane.worker.asgi import Application
-from dataplane.worker.engine import GpuMemory, Usage
+from dataplane.worker.engine import EngineError, GpuMemory, Usage
 from dataplane.worker.parent_death import children_die_with_us
 from dataplane.worker.pool import Pool
 from dataplane.worker.prepare import PATHS
-from dataplane.worker.vllm_engine import VllmOptions
+from dataplane.worker.vllm_engine import ALWAYS, VllmOptions
 
 MIB: Final = 1024 * 1024
 
@@ -243,7 +243,8 @@ def _arguments(pool: Pool, options: VllmOptions) -> Any:
     mine = pool.options
     words: list[str] = [
         *("--model", str(pool.path), "--served-model-name", pool.name, "--runner", mine.runner),
-        *("--scheduling-policy", "priority", "--gpu-memory-utilization", str(options.gpu_memory_utilization)),
+        *("--scheduling-policy", str(ALWAYS["scheduling_policy"]), "--no-trust-remote-code"),
+        *("--gpu-memory-utilization", str(options.gpu_memory_utilization)),
         *("--disable-fastapi-docs", "--disable-log-stats"),
         *("--tensor-parallel-size", str(mine.tensor_parallel_size)),
     ]
@@ -268,6 +269,8 @@ def _arguments(pool: Pool, options: VllmOptions) -> Any:
         words += ["--distributed-executor-backend", "uni"]
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
     validate_parsed_serve_args(arguments)
+    if arguments.trust_remote_code:
+        raise EngineError("vLLM would run code from the model's folder, and the configuration says it never does.")
     return arguments
 
 

@@ -24,6 +24,7 @@ from dataplane.protocol.errors import MrgcError
 from stacks.local.description import describe_cluster
 from stacks.local.events import EventLog
 from stacks.local.files import write_json
+from stacks.local.hostrules import host_rules
 from stacks.local.layout import PROJECT_ROOT, Layout, make_layout
 from stacks.local.options import ClusterOptions
 from stacks.local.plan import HostPlan, Plan, Secrets, accelerator_settings, make_plan, ports_needed
@@ -178,7 +179,7 @@ class Cluster:
     def _lay_out(self, prepared: Prepared) -> Plan:
         # One more, in case the endpoint's is among them.
         ports = self._ports = HeldPorts(ports_needed(self._options) + 1)
-        return make_plan(
+        plan = make_plan(
             self._options,
             self._layout,
             ports=[port for port in ports.numbers if port != self._options.port],
@@ -189,6 +190,8 @@ class Cluster:
                 access_key_id=prepared.router.access_key_id, secret_access_key=prepared.router.secret_access_key
             ),
         )
+        write_json(self._layout.host_rules_file, host_rules(plan, os.environ))
+        return plan
 
     async def _start(self, spec: Any) -> Child:
         child = await self._supervisor.start(spec)

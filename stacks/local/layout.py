@@ -87,6 +87,16 @@ class Layout:
         return self.root / "log"
 
     @property
+    def model_copies(self) -> Path:
+        """Below it, each worker's own copies of its models."""
+        return self.root / "model-copies"
+
+    @property
+    def host_rules_file(self) -> Path:
+        """Which worker configurations the enclaves take."""
+        return self.root / "host_measurements.json"
+
+    @property
     def captures(self) -> Path:
         """What the tap recorded."""
         return self.root / "captures"

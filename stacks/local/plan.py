@@ -278,7 +278,9 @@ class _Builder:
             "worker": self._process(
                 f"worker-{short}",
                 ("-m", "stacks.local.worker"),
-                common | self._worker(engine, fsx, pool, socket["worker"]),
+                common
+                | self._worker(engine, fsx, pool, socket["worker"])
+                | {"MODEL_CACHE_DIR": str(self.layout.model_copies / short)},
                 python=self.engine_python if engine == "vllm" else self.python,
                 role="worker",
                 **where,
@@ -356,6 +358,7 @@ class _Builder:
             "AWS_CA_BUNDLE": str(self.layout.pki / "ca.pem"),
             "NSM_ROOT_FILE": str(self.layout.pki / "nsm-root.pem"),
             "NSM_ROOT_KEY_FILE": str(self.layout.pki / "nsm-root.key.pem"),
+            "HOST_MEASUREMENTS_FILE": str(self.layout.host_rules_file),
             **{f"PCR{number}": value.hex() for number, value in pcrs.items()},
         }
 

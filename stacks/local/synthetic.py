@@ -14,9 +14,9 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from dataplane.worker.engine import EngineCall, EngineLoad, GpuMemory, Reply, Usage
@@ -104,6 +104,11 @@ class SyntheticFactory:
         self._costs = costs or SyntheticCosts()
         self._clock_ms = clock_ms
         self._sleep = sleep
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """Seed and costs: all that shapes the answers."""
+        return {"seed": self._seed, **asdict(self._costs)}
 
     async def load(self, pool: Pool) -> SyntheticEngine:
         """Return a ready engine."""

@@ -36,7 +36,7 @@ def target(data: bytes) -> None:
     choices = Choices(data)
     honest = bool(choices.number(1))
     rest = choices.rest()
-    opener = HopRequestOpener(KEY, EPOCH, CONFIG)
+    opener = HopRequestOpener({EPOCH: KEY}.get, CONFIG)
     try:
         for piece in Choices(rest[:8]).pieces(sealed(rest) if honest else rest):
             opener.feed(piece)

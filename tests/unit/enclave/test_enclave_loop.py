@@ -234,7 +234,7 @@ async def test_the_measurement_can_fail(apart: Enclave, turns: Turns) -> None:
 
 async def flood_of(running: Enclave, link: LinkStream) -> bytes:
     """Read the hop request and make an answer of 64 KiB: a head, empty frames, and one with a byte to pass on."""
-    opener = HopRequestOpener(running.worker.key, running.worker.epoch, CONFIG_DIGEST)
+    opener = HopRequestOpener({running.worker.epoch: running.worker.key}.get, CONFIG_DIGEST)
     while (message := await link.receive(5)) is not None and message.type is LinkType.HOP_DATA:
         opener.feed(message.payload)
     sealer = opener.response_sealer(os.urandom(32))

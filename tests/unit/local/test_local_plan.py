@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from dataplane.enclave.hostrules import read_host_rules
 from dataplane.enclave.settings import EnclaveSettings
 from dataplane.mesh.address import MAX_UNIX_PATH, UnixAddress
 from dataplane.mesh.settings import SidecarSettings, load_settings
@@ -16,6 +18,7 @@ from dataplane.worker.settings import WorkerSettings
 from stacks.local.accelerator.settings import AcceleratorSettings
 from stacks.local.aws.settings import AwsSettings
 from stacks.local.enclave import LocalEnclaveSettings
+from stacks.local.hostrules import host_rules, worker_digest
 from stacks.local.layout import LONGEST_SOCKET, Layout, make_layout, short_name
 from stacks.local.options import REGIONS, ClusterOptions
 from stacks.local.plan import (
@@ -150,6 +153,24 @@ def test_secrets_do_not_show() -> None:
     assert "router-secret" in plan.regions[0].router.env.values(), "the router is given it"
     assert "router-secret" not in repr(plan), "and nobody sees it by accident"
     assert "router-secret" not in repr(Secrets(access_key_id="a", secret_access_key="router-secret"))
+
+
+def test_the_enclaves_list_the_configurations_of_the_plans_own_workers_and_no_other(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, engine="vllm", tampered=True)
+    content = host_rules(plan, {})
+    assert len(content["configurations"]) == 2, "vLLM's, and the synthetic one of the host with another image"
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps(content))
+    rules = read_host_rules(path)
+    for host in plan.hosts:
+        worker = host.processes["worker"].env
+        assert worker_digest(worker, {}) in rules.configurations, "what the plan starts is taken"
+        for changed in ({"LOG_LEVEL": "DEBUG"}, {"VLLM_PLUGINS": "spy"}, {"MAX_NUM_SEQS": "5"}):
+            assert worker_digest({**worker, **changed}, {}) not in rules.configurations, f"and nothing with {changed}"
+        listed = host.processes["enclave"].env["HOST_MEASUREMENTS_FILE"]
+        assert listed == str(plan.layout.host_rules_file), "by every enclave"
+    caches = {host.processes["worker"].env["MODEL_CACHE_DIR"] for host in plan.hosts}
+    assert len(caches) == len(list(plan.hosts)), "every worker has copies of its own"
 
 
 def test_too_few_ports_are_refused() -> None:

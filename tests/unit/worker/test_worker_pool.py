@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.worker.pool import POOL_NAME, PoolDirectory, PoolError, model_digest
+from dataplane.worker.modelfolder import PoolError
+from dataplane.worker.pool import POOL_NAME, PoolDirectory, model_digest
 
 
 def test_folders_with_weights_are_pools_and_nothing_else_is(mount: Path, add_pool: Callable[..., Path]) -> None:

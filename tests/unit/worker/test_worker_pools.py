@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -48,6 +49,7 @@ class FakeEngine:
 class FakeFactory:
     kind = "synthetic"
     version = "test"
+    options: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.engines: list[FakeEngine] = []

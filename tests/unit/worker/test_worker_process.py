@@ -15,7 +15,7 @@ import pytest
 
 from dataplane.mesh.settings import load_settings
 from dataplane.protocol.errors import SettingsError
-from dataplane.worker.settings import WorkerSettings, config_digest
+from dataplane.worker.settings import WorkerSettings
 from stacks.local.worker import LocalWorkerSettings, make_factory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -170,23 +170,6 @@ def test_vllm_without_its_environment_says_how_to_install_it(tmp_path: Path, mou
 def test_an_empty_environment_names_the_one_variable_that_must_be_set() -> None:
     with pytest.raises(SettingsError, match="DEFAULT_MODEL_POOL is not set"):
         load_settings(WorkerSettings, {})
-
-
-def test_the_configuration_digest_changes_with_what_shapes_answers_and_with_nothing_else() -> None:
-    base = {"DEFAULT_MODEL_POOL": "tiny"}
-    digests = {
-        config_digest(load_settings(WorkerSettings, base | more), engine=engine, version=version)
-        for more, engine, version in (
-            ({}, "vllm", "1"),
-            ({}, "synthetic", "1"),
-            ({}, "vllm", "2"),
-            ({"MAX_NUM_SEQS": "7"}, "vllm", "1"),
-            ({"TPM": "nitro"}, "vllm", "1"),
-        )
-    }
-    assert len(digests) == 5
-    quiet = load_settings(WorkerSettings, base | {"LOG_LEVEL": "ERROR"})
-    assert config_digest(quiet, engine="vllm", version="1") in digests, "how it logs is not part of it"
 
 
 def test_the_local_worker_fits_vllm_to_a_small_machine() -> None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -96,6 +97,7 @@ class BrokenEngine:
 class BrokenFactory:
     kind = "synthetic"
     version = "broken"
+    options: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.engine = BrokenEngine()
