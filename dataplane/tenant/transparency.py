@@ -7,7 +7,6 @@ between it lets requests pass, and none once the log was caught lying or could n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -156,9 +155,10 @@ class LogGuard:
         """End the checking."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            if isinstance(ended, Exception):
+                logger.error("the measurement log's check ended by a fault: %s", type(ended).__name__)
 
     def require(self) -> None:
         """Raise `RequestError` (`measurement-log`, 503) unless requests may pass."""
