@@ -57,6 +57,7 @@ class Logged:
     version: str
     time_ms: int
     head_s: int | None
+    mock: bool = False
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -67,6 +68,7 @@ class Logged:
             "entry": f"{self.name} {self.version}",
             "time_ms": self.time_ms,
             "head_time_s": self.head_s,
+            "assurance": "mock" if self.mock else "signed",
         }
 
 
@@ -98,6 +100,7 @@ async def check_logged(pin: LogPin, measurements: Sequence[Mapping[int, bytes]])
                         version=proved.entry.version,
                         time_ms=proved.entry.time_ms,
                         head_s=proved.head.time_s,
+                        mock=pin.mock,
                     )
                 )
             return found
@@ -112,7 +115,8 @@ def cluster_pin(entry: object, path: Path) -> LogPin | None:
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(name), str) for name in ("url", "key")):
         raise SettingsError(f"{path} names a log without url and key; start the local stack again.")
     key = parse_key(entry["key"], source=f"The log's key in {path}")
-    return LogPin(url=entry["url"], key=key, state=path.parent / "log-heads" / head_name(key))
+    state = path.parent / "log-heads" / head_name(key)
+    return LogPin(url=entry["url"], key=key, state=state, mock=entry.get("assurance") == "mock")
 
 
 Check = Callable[[], Awaitable[object]]

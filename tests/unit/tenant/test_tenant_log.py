@@ -263,6 +263,7 @@ def test_a_cluster_file_names_its_log(tmp_path: Path) -> None:
     found = load_cluster(cluster_file(tmp_path, log=log)).log
     assert found is not None, "the local stack's own"
     assert (found.url, found.key) == (log["url"], SIGNER.verifier), "as it says"
+    assert found.mock, "and called what it is"
     assert found.state.parent == tmp_path / "log-heads", "its head is remembered beside the file"
 
 
