@@ -29,13 +29,17 @@ MAX_SHOWN: Final = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPin:
-    """One log to read. `state` is where its head is remembered; `max_age_s` how old a head may be, None for any age."""
+    """One log to read. `state` is where its head is remembered; `max_age_s` how old a head may be, None for any age.
+
+    `mock` is a local stack's log: its key was made where it is checked, so it tells nobody anything.
+    """
 
     url: str
     key: VerifierKey
     state: Path
     ca_file: Path | None = None
     max_age_s: int | None = None
+    mock: bool = False
 
     def source(self) -> FolderSource | HttpSource:
         """Where the log is read; `SettingsError` for an address that can't be."""

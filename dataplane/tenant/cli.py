@@ -355,7 +355,9 @@ def _merged(
 def _log_text(log: dict[str, Any] | None) -> str:
     if log is None:
         return "none was asked (set MRGC_LOG_URL and MRGC_LOG_KEY)"
-    return f"{log['name']}: entry {log['index']} of {log['size']}, {log['entry']}, {utc_text(log['time_ms'] // 1000)}"
+    mock = " (mock: a local stack's own log)" if log["assurance"] == "mock" else ""
+    when = utc_text(log["time_ms"] // 1000)
+    return f"{log['name']}: entry {log['index']} of {log['size']}, {log['entry']}, {when}{mock}"
 
 
 def _say_serving(url: str, config: TenantConfig, *, json_output: bool) -> None:

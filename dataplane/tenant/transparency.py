@@ -7,7 +7,6 @@ between it lets requests pass, and none once the log was caught lying or could n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -58,6 +57,7 @@ class Logged:
     version: str
     time_ms: int
     head_s: int | None
+    mock: bool = False
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -68,6 +68,7 @@ class Logged:
             "entry": f"{self.name} {self.version}",
             "time_ms": self.time_ms,
             "head_time_s": self.head_s,
+            "assurance": "mock" if self.mock else "signed",
         }
 
 
@@ -99,6 +100,7 @@ async def check_logged(pin: LogPin, measurements: Sequence[Mapping[int, bytes]])
                         version=proved.entry.version,
                         time_ms=proved.entry.time_ms,
                         head_s=proved.head.time_s,
+                        mock=pin.mock,
                     )
                 )
             return found
@@ -113,7 +115,8 @@ def cluster_pin(entry: object, path: Path) -> LogPin | None:
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(name), str) for name in ("url", "key")):
         raise SettingsError(f"{path} names a log without url and key; start the local stack again.")
     key = parse_key(entry["key"], source=f"The log's key in {path}")
-    return LogPin(url=entry["url"], key=key, state=path.parent / "log-heads" / head_name(key))
+    state = path.parent / "log-heads" / head_name(key)
+    return LogPin(url=entry["url"], key=key, state=state, mock=entry.get("assurance") == "mock")
 
 
 Check = Callable[[], Awaitable[object]]
@@ -156,9 +159,10 @@ class LogGuard:
         """End the checking."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            if isinstance(ended, Exception):
+                logger.error("the measurement log's check ended by a fault: %s", type(ended).__name__)
 
     def require(self) -> None:
         """Raise `RequestError` (`measurement-log`, 503) unless requests may pass."""

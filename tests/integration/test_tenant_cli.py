@@ -17,9 +17,11 @@ import openai
 from aiohttp import web
 
 from dataplane.protocol.errors import ProblemError
+from dataplane.protocol.transparency.entry import Entry
 from dataplane.tenant.client import wall_clock_ms
 from stacks.local.nsm import SoftwareNsm
 from stacks.local.pki import create_nsm_root
+from tests.support.measurement_log import SIGNER, images, make_log
 from tests.unit.tenant.fake_cluster import API_KEY, KEY_ARN, TENANT, Answer, FakeCluster, Refuse, chat_events, running
 
 EVENTS = "text/event-stream"
@@ -202,6 +204,31 @@ async def test_attest_shows_the_registers_that_decided_and_what_it_does_not_show
         assert "not shown: that this connection ends in that enclave" in out, "no more is claimed than was verified"
         code, out, _ = await mrgc("attest", "--cluster", str(path), "--measurements", str(allowed), "--json")
     assert sorted(json.loads(out)["pcrs"]) == ["0", "1", "2"], "the same for a script"
+
+
+async def test_attest_shows_where_the_image_is_logged_and_refuses_one_that_is_not(tmp_path: Path) -> None:
+    logged = Entry(kind="enclave", name="mrgc-enclave", version="1.4", time_ms=1_764_000_000_000, registers=PCRS)
+    folder = make_log(tmp_path, [*images(4), logged])
+    async with stack(tmp_path, chatty("open")) as path:
+        code, out, _ = await mrgc("attest", "--cluster", str(path))
+        assert (code, "none was asked" in out) == (0, True), "without a log, that is said"
+        variables = {"MRGC_LOG_URL": str(folder), "MRGC_LOG_KEY": str(SIGNER.verifier), "HOME": str(tmp_path)}
+        code, out, _ = await mrgc("attest", "--cluster", str(path), **variables)
+        shown = "mrgc.example/log: entry 4 of 5, mrgc-enclave 1.4, 2025-11-24T16:00:00Z"
+        assert (code, shown in out) == (0, True), "log, place, size and time"
+        code, out, _ = await mrgc("attest", "--cluster", str(path), "--json", **variables)
+        facts = json.loads(out)["log"]
+        assert (code, facts["index"], facts["size"]) == (0, 4, 5), "the same for a script"
+        code, out, _ = await mrgc("ask", "the door?", "--cluster", str(path), **variables)
+        assert (code, out) == (0, "open\n"), "a logged image is asked"
+        variables["MRGC_LOG_URL"] = str(make_log(tmp_path / "without", images(9)))
+        variables["MRGC_LOG_STATE"] = str(tmp_path / "another-head")
+        for command in (["attest"], ["ask", "the door?"]):
+            code, out, err = await mrgc(*command, "--cluster", str(path), **variables)
+            assert (code, out) == (1, ""), f"{command[0]}: an image that is not public is refused"
+            assert "none of the 9 entries" in err, "and the sentence says so"
+        code, out, err = await mrgc("attest", "--cluster", str(path), MRGC_LOG_URL=str(folder))
+    assert (code, "MRGC_LOG_KEY" in err) == (2, True), "half a configuration is misuse"
 
 
 async def test_the_proxy_serves_the_stock_client_until_it_is_asked_to_stop(tmp_path: Path) -> None:
