@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging.config
 import os
 import signal
 import socket
@@ -15,6 +17,7 @@ import pytest
 from dataplane.mesh.settings import load_settings
 from dataplane.protocol.errors import SettingsError
 from dataplane.worker.settings import WorkerSettings, config_digest
+from dataplane.worker.vllm_engine import VllmFactory, VllmOptions
 from stacks.local.worker import LocalWorkerSettings, make_factory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -142,6 +145,30 @@ def test_the_configuration_digest_changes_with_what_shapes_answers_and_with_noth
     assert len(digests) == 5
     quiet = load_settings(WorkerSettings, base | {"LOG_LEVEL": "ERROR"})
     assert config_digest(quiet, engine="vllm", version="1") in digests, "how it logs is not part of it"
+
+
+def test_no_environment_makes_vllm_record_requests() -> None:
+    environ = {
+        "VLLM_CONFIGURE_LOGGING": "1",
+        "VLLM_LOGGING_CONFIG_PATH": "/etc/mrgc/mine.json",
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "true",
+        "VLLM_TRACE_FUNCTION": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_DO_NOT_TRACK": "0",
+        "VLLM_DEBUG_DUMP_PATH": "/tmp/dump",
+        "VLLM_TORCH_PROFILER_DIR": "/tmp/profile",
+        "NCCL_SOCKET_IFNAME": "ens5",
+    }
+    VllmFactory(options=VllmOptions(), environ=environ)
+    assert environ["VLLM_DEBUG_LOG_API_SERVER_RESPONSE"] == "False", "whoever runs the host may not have answers logged"
+    assert not {"VLLM_DEBUG_DUMP_PATH", "VLLM_TORCH_PROFILER_DIR"} & environ.keys(), "nor dumped"
+    config = json.loads(Path(environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())
+    assert "handlers" not in config, "vLLM gets no handler that the guard does not see"
+    logging.config.dictConfig(config)
+    dump = logging.getLogger("vllm.logging_utils.dump_input")
+    assert not dump.isEnabledFor(logging.ERROR), "what vLLM dumps of a failed step has prompts' lengths in it"
+    assert (environ["VLLM_TRACE_FUNCTION"], environ["VLLM_SERVER_DEV_MODE"]) == ("0", "0"), "no tracing, no debug pages"
+    assert environ["NCCL_SOCKET_IFNAME"] == "ens5", "control: what is a matter of machines stays"
 
 
 def test_the_local_worker_fits_vllm_to_a_small_machine() -> None:
