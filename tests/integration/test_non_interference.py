@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -219,8 +219,9 @@ async def _worker(folder: Path, engine: ScriptedEngine) -> AsyncIterator[tuple[W
     models.mkdir(parents=True)
     (models / "model.safetensors").write_bytes(b"weights")
     address = UnixAddress(str(folder / "w.sock"))
+    fields: dict[str, Any] = {"worker_listen_address": address, "fsx_mount_point": folder, "default_model_pool": "tiny"}
     server = make_worker(
-        WorkerSettings(worker_listen_address=address, fsx_mount_point=folder, default_model_pool="tiny"),
+        WorkerSettings(**fields),
         factory=ScriptedFactory(engine),
         tpm=None,
         clock_ms=lambda: 1_800_000_000_000,
@@ -344,7 +345,7 @@ SCRIPTS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.integers(1, 3).flatmap(lambda count: st.tuples(*[st.lists(SCRIPTS, min_size=count, max_size=count)] * 2)))
 def test_what_the_host_is_told_does_not_depend_on_what_is_asked_and_answered(pair: tuple[list[Script], ...]) -> None:
     one, two = (told(scripts) for scripts in pair)
