@@ -13,6 +13,7 @@ What is not in the table is not let out: `disclosed` drops it from replies, `obs
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,8 +193,9 @@ TICK_NS: Final = 20_000_000
 frames come, and a relayed span shall tell it no more than that."""
 
 
+@functools.lru_cache(maxsize=256)
 def refused(name: str) -> None:
-    """Say that something was about to leave which the table does not let out; tests put an error in its place.
+    """Say once that something was about to leave which the table does not let out; tests put an error in its place.
 
     `name` is a name in our code, or a model pool's member's; values are never given.
     """

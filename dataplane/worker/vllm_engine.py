@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -43,15 +44,30 @@ OFFLINE: Final = {
     # The worker has no network: nothing may try one, or wait for it.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
     "VLLM_HOST_IP": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
-    # Our own log format, and our own rule on what may be logged.
-    "VLLM_CONFIGURE_LOGGING": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Set whatever the environment says, which whoever runs the host writes: no download, and no tensor on a network."""
+
+QUIET: Final = {
+    # This file gives vLLM no handler of its own, so that its records come to `LogGuard`, and silences the one logger
+    # that writes lengths of running prompts when an engine's step fails, in a process that no guard reaches.
+    "VLLM_CONFIGURE_LOGGING": "1",
+    "VLLM_LOGGING_CONFIG_PATH": str(Path(__file__).with_name("vllm_logging.json")),
+    "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "False",
+    "VLLM_TRACE_FUNCTION": "0",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "-1",
+    "VLLM_SERVER_DEV_MODE": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+}
+"""Set whatever the environment says: who runs the host writes it, and none of these may make vLLM tell of requests."""
+
+NEVER: Final = ("VLLM_DEBUG_DUMP_PATH", "VLLM_TORCH_PROFILER_DIR", "VLLM_API_KEY", "TORCH_LOGS", "TORCH_TRACE")
+"""Removed: dumps and profiles hold what requests held."""
+
 ALWAYS: Final[Mapping[str, object]] = MappingProxyType(
     {"scheduling_policy": "priority", "prefix_caching": "salted", "log_requests": False, "trust_remote_code": False}
 )
@@ -104,8 +120,11 @@ class VllmFactory:
     kind = "vllm"
 
     def __init__(self, *, options: VllmOptions, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Take the process offline, as vLLM and what it imports understand it."""
-        environ.update(OFFLINE)  # whatever the environment says: it is the operator's
+        """Take the process offline and keep it from recording, as vLLM and what it imports understand it."""
+        environ.update(OFFLINE)
+        environ.update(QUIET)
+        for name in NEVER:
+            environ.pop(name, None)
         self._options = options
         self._guard = LogGuard()
         self._first = True

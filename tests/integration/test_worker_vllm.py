@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from dataplane.enclave.salt import cache_salt
+from dataplane.enclave.tenant_key import TenantKey
 from dataplane.mesh.address import AddressError, UnixAddress
 from dataplane.worker.pool import model_digest
 from stacks.local.engine.install import EngineEnvironment
@@ -59,6 +61,8 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fsx")
     make_tiny_model(root / "models" / "tiny")
     make_tiny_model(root / "models" / "vectors", embeds=True)
+    make_tiny_model(root / "models" / "telling")
+    (root / "models" / "telling" / "mrgc.json").write_text('{"report_cached_tokens": true}')
     return root
 
 
@@ -96,6 +100,11 @@ def start(command: list[str], mount: Path, folder: Path, **more: str) -> Running
         "MAX_QUEUE": "4",
         "MAX_NUM_SEQS": "4",
         "HOME": str(folder),
+        # Whoever runs the host writes this environment; none of it may make vLLM tell of requests.
+        "VLLM_CONFIGURE_LOGGING": "1",
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "true",
+        "VLLM_TRACE_FUNCTION": "1",
     } | more
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -137,6 +146,14 @@ def shared(engine_python: Path, mount: Path, tmp_path_factory: pytest.TempPathFa
         yield worker
     finally:
         end(worker)
+
+
+@pytest.fixture
+async def telling(shared: RunningWorker) -> RunningWorker:
+    """The shared worker with a pool loaded that reports cached tokens."""
+    answered = await shared.client.ask(COMPLETIONS, {"prompt": "x", "max_tokens": 1}, pool="telling")
+    assert answered.head is not None, answered.problem
+    return shared
 
 
 @pytest.fixture
@@ -207,18 +224,52 @@ async def test_greedy_answers_are_the_same_twice(shared: RunningWorker) -> None:
 
 
 async def test_salts_part_tenants_in_the_prefix_cache_and_the_tenants_own_salt_is_dropped(
-    shared: RunningWorker,
+    telling: RunningWorker,
 ) -> None:
     cached = []
     for salt in ("tenant-a", "tenant-a", "tenant-b", "tenant-b"):
         body = {"prompt": "shared prefix " * 40, "max_tokens": 1, "cache_salt": "chosen-by-the-tenant"}
-        answered = await shared.client.ask(COMPLETIONS, body, cache_salt=salt)
+        answered = await telling.client.ask(COMPLETIONS, body, pool="telling", cache_salt=salt)
         assert answered.tail is not None, answered.problem
         cached.append(answered.tail.usage["cached_tokens"])
     assert cached[0] == 0, "the first asks a cold cache"
     assert cached[1] > 0, "the same tenant finds its own prefix"
     assert cached[2] == 0, "another tenant finds nothing of it"
     assert cached[3] > 0, "and then its own"
+
+
+def guesses(prompt: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every shape in which vLLM could tell how much of a prompt its cache held."""
+    streamed = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    completion = {"prompt": prompt, "max_tokens": 1}
+    asked = chat(prompt, max_tokens=1)
+    return [(COMPLETIONS, completion), (COMPLETIONS, completion | streamed), (CHAT, asked), (CHAT, asked | streamed)]
+
+
+async def test_who_names_the_victim_under_a_key_of_his_own_gets_no_answer_to_a_guess(telling: RunningWorker) -> None:
+    secret, guess = bytes(range(32)), "the victim's own words, which somebody tries to guess. " * 8
+    victims = TenantKey.parse("arn:aws:kms:us-east-1:111122223333:key/mrk-victim")
+    attackers = TenantKey.parse("arn:aws:kms:us-east-1:444455556666:key/mrk-attacker")
+    told = {}
+    for who, key in (("victim", victims), ("victim again", victims), ("attacker", attackers)):
+        for path, body in guesses(guess)[::2]:
+            salt = cache_salt(secret, key, "victim")
+            answered = await telling.client.ask(path, body, pool="telling", cache_salt=salt)
+            assert answered.tail is not None, answered.problem
+            told[who, path] = answered.tail.usage["cached_tokens"]
+            assert answered.json["usage"]["prompt_tokens_details"]["cached_tokens"] == told[who, path], "as vLLM says"
+    for path in (COMPLETIONS, CHAT):
+        assert told["victim again", path] > 0, "control: the victim's prompt is in the cache, and this pool tells it"
+        assert told["attacker", path] == 0, "the same name under another key finds nothing of it"
+
+
+async def test_a_pool_that_does_not_report_them_tells_no_cached_tokens_in_any_shape(shared: RunningWorker) -> None:
+    for path, body in guesses("a prompt of the same tenant, asked twice, so that the cache holds it. " * 8):
+        for salt in ("salt-a", "salt-a"):
+            answered = await shared.client.ask(path, body, cache_salt=salt)
+            assert answered.tail is not None, answered.problem
+            assert "cached_tokens" not in answered.tail.usage, "not in what the receipt gets"
+            assert b"cached_tokens" not in answered.body, f"not in the body of {path}"
 
 
 async def test_logprobs_and_an_unfit_request_have_openais_shape(shared: RunningWorker) -> None:
@@ -295,7 +346,11 @@ async def test_what_was_asked_is_in_no_log(shared: RunningWorker) -> None:
     bad = {"messages": [{"role": SECRET, "content": [{"type": SECRET}]}], "response_format": {"type": SECRET}}
     await shared.client.ask(CHAT, bad)
     await shared.client.ask(CHAT, json.dumps(chat())[:-1].encode())
-    assert SECRET not in shared.log.read_text(), "prompts stay out of logs, those of errors too"
+    answered = await shared.client.ask(CHAT, chat(max_tokens=24))
+    text = shared.log.read_text()
+    assert SECRET not in text, "prompts stay out of logs, those of errors too"
+    assert answered.json["id"] not in text, "and answers do, whatever the environment asks vLLM to log"
+    assert "response_body" not in text, "of which vLLM writes this"
 
 
 async def test_an_engine_that_is_killed_ends_the_worker_and_its_streams(doomed: RunningWorker) -> None:

@@ -70,6 +70,9 @@ class Options:
     enclave: Mapping[str, Any] = field(default_factory=dict)
     worker: Mapping[str, Any] = field(default_factory=dict)
     step_s: float = 0.001
+    parent_telemetry: Telemetry | None = None
+    spans: SpanForwarder | None = None
+    """Where the parent hands on what enclave and worker relay; nowhere without one."""
     hosts_tls: ssl.SSLContext | None = None
     """How these tests themselves reach a parent that speaks TLS."""
 
@@ -193,12 +196,12 @@ async def _running_parent(folder: Path, enclave: UnixAddress, stop: Stop, option
         "DRAIN_TIMEOUT_S": "0.3",
         **options.parent,
     }
-    telemetry = Telemetry.from_environment("parent", environ={})
+    telemetry = options.parent_telemetry or Telemetry.from_environment("parent", environ={})
     serving = serve(
         load_settings(ParentSettings, environ),
         stop,
         telemetry=telemetry,
-        spans=SpanForwarder(None),
+        spans=options.spans or SpanForwarder(None),
         registry=None,
         credentials=FixedCredentials(),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging.config
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ import pytest
 from dataplane.mesh.settings import load_settings
 from dataplane.protocol.errors import SettingsError
 from dataplane.worker.settings import WorkerSettings
+from dataplane.worker.vllm_engine import VllmFactory, VllmOptions
 from stacks.local.worker import LocalWorkerSettings, make_factory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -170,6 +173,30 @@ def test_vllm_without_its_environment_says_how_to_install_it(tmp_path: Path, mou
 def test_an_empty_environment_names_the_one_variable_that_must_be_set() -> None:
     with pytest.raises(SettingsError, match="DEFAULT_MODEL_POOL is not set"):
         load_settings(WorkerSettings, {})
+
+
+def test_no_environment_makes_vllm_record_requests() -> None:
+    environ = {
+        "VLLM_CONFIGURE_LOGGING": "1",
+        "VLLM_LOGGING_CONFIG_PATH": "/etc/mrgc/mine.json",
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "true",
+        "VLLM_TRACE_FUNCTION": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_DO_NOT_TRACK": "0",
+        "VLLM_DEBUG_DUMP_PATH": "/tmp/dump",
+        "VLLM_TORCH_PROFILER_DIR": "/tmp/profile",
+        "NCCL_SOCKET_IFNAME": "ens5",
+    }
+    VllmFactory(options=VllmOptions(), environ=environ)
+    assert environ["VLLM_DEBUG_LOG_API_SERVER_RESPONSE"] == "False", "whoever runs the host may not have answers logged"
+    assert not {"VLLM_DEBUG_DUMP_PATH", "VLLM_TORCH_PROFILER_DIR"} & environ.keys(), "nor dumped"
+    config = json.loads(Path(environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())
+    assert "handlers" not in config, "vLLM gets no handler that the guard does not see"
+    logging.config.dictConfig(config)
+    dump = logging.getLogger("vllm.logging_utils.dump_input")
+    assert not dump.isEnabledFor(logging.ERROR), "what vLLM dumps of a failed step has prompts' lengths in it"
+    assert (environ["VLLM_TRACE_FUNCTION"], environ["VLLM_SERVER_DEV_MODE"]) == ("0", "0"), "no tracing, no debug pages"
+    assert environ["NCCL_SOCKET_IFNAME"] == "lo", "tensors of prompts go over no network"
 
 
 def test_the_local_worker_fits_vllm_to_a_small_machine() -> None:
