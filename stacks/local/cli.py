@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 
 from dataplane.protocol.errors import MrgcError
+from stacks.local.engine.choice import choose
+from stacks.local.files import read_json
+from stacks.local.hints import after_up
 from stacks.local.launch import STOP_TIMEOUT_S, Launch
 from stacks.local.options import DEFAULT_DIRECTORY, DEFAULT_PORT, MAX_HOSTS, REGIONS, ClusterOptions, Engine
 from stacks.local.report import Reporter, status_table
@@ -24,7 +27,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Directory = Annotated[Path, typer.Option("--dir", help="Where the cluster keeps its files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Port = Annotated[int, typer.Option(min=1, max=65_535, help="The endpoint's port on 127.0.0.1.")]
-EngineOption = Annotated[Engine, typer.Option(help="vllm, or synthetic: made-up text, quick to start.")]
+EngineOption = Annotated[
+    Engine | None, typer.Option(help="vllm, or synthetic (made-up words); without it vllm where it is installed.")
+]
 
 
 def failed(error: MrgcError) -> typer.Exit:
@@ -39,20 +44,26 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is ready, and leave it running.")] = False,
     regions: Annotated[int, typer.Option(min=1, max=len(REGIONS), help="How many regions.")] = len(REGIONS),
     hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="How many hosts in each region.")] = 2,
-    engine: EngineOption = "vllm",
+    engine: EngineOption = None,
     port: Port = DEFAULT_PORT,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Start the cluster; it is ready when every region has answered a sealed request."""
     console = Console(stderr=True, highlight=False)
     reporter = Reporter(console)
-    options = ClusterOptions(directory=directory.absolute(), regions=regions, hosts=hosts, engine=engine, port=port)
+    choice = choose(engine)
+    console.print(choice.sentence, markup=False, soft_wrap=True)
+    options = ClusterOptions(
+        directory=directory.absolute(), regions=regions, hosts=hosts, engine=choice.engine, port=port
+    )
     _signals()
     launch: Launch | None = None
     try:
         launch = Launch(options, detach=detach)
         if launch.follow(reporter.show, until_ready=True):
-            console.print(f"Ready: https://127.0.0.1:{port}, described in {launch.cluster_file}")
+            console.print(f"Ready: https://127.0.0.1:{port}, described in {launch.cluster_file}", soft_wrap=True)
+            for line in after_up(read_json(launch.cluster_file) or {}, launch.cluster_file):
+                console.print(f"  {line}", markup=False, soft_wrap=True)
             if detach:
                 return
             console.print("Ctrl-C stops it.")
@@ -119,28 +130,30 @@ def down(*, directory: Directory = DEFAULT_DIRECTORY) -> None:
 @app.command()
 def demo(
     *,
-    engine: EngineOption = "vllm",
+    engine: EngineOption = None,
     regions: Annotated[int, typer.Option(min=2, max=len(REGIONS), help="How many regions.")] = len(REGIONS),
     hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="How many hosts in each region.")] = 2,
     port: Port = DEFAULT_PORT,
     directory: Directory = DEFAULT_DIRECTORY,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what survives the demo running at its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Up, an encrypted question, a refused enclave, a region killed under load, a summary, down; 0 only if all held."""
     from stacks.local.demo.run import run_demo  # noqa: PLC0415 - openai takes a second to import
 
     _signals()
+    choice = choose(engine)
     options = ClusterOptions(
         directory=directory.absolute(),
         regions=regions,
         hosts=hosts,
-        engine=engine,
+        engine=choice.engine,
         port=port,
         tampered=True,
         tap=True,
     )
     try:
-        held = run_demo(options, as_json=as_json)
+        held = run_demo(options, engine_said=choice.sentence, keep=keep, as_json=as_json)
     except MrgcError as error:
         raise failed(error) from None
     except KeyboardInterrupt:

@@ -22,10 +22,12 @@ from uuid import uuid4
 
 from dataplane.protocol.errors import MrgcError
 from stacks.local.description import describe_cluster
+from stacks.local.engine.choice import ENGINE_ROOT
+from stacks.local.engine.install import EngineEnvironment
 from stacks.local.events import EventLog
 from stacks.local.files import write_json
 from stacks.local.hostrules import host_rules
-from stacks.local.layout import PROJECT_ROOT, Layout, make_layout
+from stacks.local.layout import Layout, make_layout
 from stacks.local.options import ClusterOptions
 from stacks.local.plan import HostPlan, Plan, Secrets, accelerator_settings, make_plan, ports_needed
 from stacks.local.ports import HeldPorts, holder, is_free
@@ -41,7 +43,7 @@ from stacks.local.readiness import (
 )
 from stacks.local.supervisor import Child, Supervisor, SupervisorError, describe_exit, log_tail
 
-ENGINE_PYTHON = PROJECT_ROOT / ".venv-engine" / "bin" / "python"
+ENGINE_PYTHON = EngineEnvironment(ENGINE_ROOT).python
 
 ENGINES_STARTING = 2
 """Hosts whose engine starts at once: one takes about 15 CPU seconds, and a machine may have two cores."""
@@ -141,8 +143,8 @@ class Cluster:
             )
         if options.engine == "vllm" and not ENGINE_PYTHON.exists():
             raise ClusterError(
-                f"The engine is not installed ({ENGINE_PYTHON} is missing); run `make engine`, or use "
-                "`--engine synthetic`, which answers with made-up text and says so."
+                f"The engine is not installed ({ENGINE_PYTHON} is missing); run `make engine`, or give "
+                "`--engine synthetic` (ENGINE=synthetic), which answers with made-up words and says so."
             )
         with self._events.stage("keys", "authorities, certificates, API keys, measurements, model store"):
             prepared = await asyncio.to_thread(prepare, options, layout)

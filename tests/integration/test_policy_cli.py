@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,117 @@ def test_the_reviewers_page_names_every_rule_and_every_property_of_the_enclave_p
             assert f"| `{one.name}`" in page, one.name
     for one in PACKS["enclave"]:
         assert all(f"| `{name}` |" in page for name in properties(one)), one.name
+
+
+def documented(first_words: str) -> list[str]:
+    """The command of docs/policies.md that begins so, its continuation lines joined, without `mrgc policy`."""
+    page = (ROOT / "docs" / "policies.md").read_text().replace("\\\n", " ")
+    (line,) = {line.strip() for line in page.splitlines() if line.startswith(f"    mrgc policy {first_words}")}
+    return shlex.split(line, comments=True)[2:]
+
+
+def test_the_documented_command_judges_the_sample_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, documented("check --state docs/samples"), env={"COLUMNS": "80"})
+    assert done.exit_code == 1, done.output
+    page = (ROOT / "docs" / "policies.md").read_text()
+    assert "5 resources judged by enclave and network: 4 violations, 0 undecided." in done.output
+    shown = page.split("mandatory  kms-no-grants")[1].split("…")[0]
+    assert textwrap.dedent("    mandatory  kms-no-grants" + shown).strip() in done.output, "the page shows what is said"
+
+
+def test_the_documented_command_writes_a_configuration_with_measurements_json_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, documented("config docs/samples"))
+    assert done.exit_code == 0, done.output
+    (image,) = json.loads(done.output)["tenant-key-measurements"]["measurements"]
+    registers = json.loads((ROOT / "docs/samples/measurements.json").read_text())
+    assert image == {**{name.lower(): value for name, value in registers.items()}, "eifVersion": "0.1.0"}
+
+
+def test_at_80_columns_no_name_is_broken_and_urn_and_fix_are_said(tmp_path: Path) -> None:
+    state = exported(("aws:kms/key:Key", key(tags={}).props))
+    urn = state["deployment"]["resources"][2]["urn"]
+    long = urn + "-" + "n" * 80
+    state["deployment"]["resources"][2]["urn"] = long
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    arguments = ["check", "--state", str(tmp_path / "state.json"), "--config", str(tmp_path / "config.json")]
+    done = CliRunner().invoke(app, [*arguments, "--pack", "enclave"], env={"COLUMNS": "80"})
+    assert f"  resource  {long}\n" in done.output, "whole, on one line, to be copied"
+    assert "mandatory  kms-key-says-whose (enclave)\n" in done.output
+    fix = next(one.fix for one in RULES if one.name == "kms-key-says-whose")
+    assert fix in " ".join(done.output.split()), "how to satisfy the rule is said where it is broken"
+    prose = [line for line in done.output.splitlines() if long not in line]
+    assert max(map(len, prose)) <= 80
+
+
+def test_one_rule_is_explained_by_its_name() -> None:
+    done = CliRunner().invoke(app, ["explain", "kms-no-grants", "--json"])
+    assert [one["rule"] for one in json.loads(done.output)] == ["kms-no-grants"]
+    said = CliRunner().invoke(app, ["explain", "kms-no-grants"]).output
+    assert said.startswith("kms-no-grants (enclave, mandatory"), "and nothing before it"
+    assert "kms-key-rotates" not in said
+
+
+def test_a_rule_that_does_not_exist_is_misuse_and_the_nearest_is_named() -> None:
+    done = CliRunner().invoke(app, ["explain", "kms-no-grant"])
+    assert done.exit_code == 2
+    assert "did you mean kms-no-grants?" in done.output
+    other = CliRunner().invoke(app, ["explain", "kms-no-grants", "--pack", "network"])
+    assert other.exit_code == 2, "it is a rule of the other pack"
+
+
+def test_the_list_names_every_rule_once_a_line() -> None:
+    lines = CliRunner().invoke(app, ["explain", "--list"]).output.splitlines()
+    assert lines == [f"{pack:<8} {one.name}" for pack, policies in PACKS.items() for one in policies]
+
+
+REGISTERS = {f"PCR{index}": value for index, value in enumerate(("a0" * 48, "a1" * 48, "a2" * 48))}
+
+
+@pytest.mark.parametrize("inside", [lambda given: given, lambda given: {"published-measurements": given}])
+def test_registers_in_capitals_are_refused_where_the_property_has_them_small(
+    tmp_path: Path, inside: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(inside({"measurements": [{**REGISTERS, "eifVersion": "1.0.0"}]})))
+    done = CliRunner().invoke(app, ["config", str(file), "--pack", "enclave"])
+    assert done.exit_code == 1, "today's silence would fail only when a stack is judged"
+    assert "measurements[0] names 'PCR0', and this property writes it 'pcr0'" in done.output
+    assert "--eif-version" in done.output, "and the other way is named"
+
+
+def test_two_images_are_given_by_their_files_and_versions_beside_other_properties(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("mine.json", "old.json", "new.json")]
+    for file, given in zip(files, ({"attestableAmis": [AMI]}, REGISTERS, REGISTERS | {"PCR8": "a8" * 48}), strict=True):
+        file.write_text(json.dumps(given))
+    versions = ["--eif-version", "1.0.0", "--eif-version", "1.1.0"]
+    done = CliRunner().invoke(app, ["config", *map(str, files), *versions, "--pack", "enclave"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert [one["eifVersion"] for one in found["published-measurements"]["measurements"]] == ["1.0.0", "1.1.0"]
+    assert "pcr8" in found["published-measurements"]["measurements"][1], "the signed one's signer too"
+    assert found["level-2-attestable-image"]["attestableAmis"] == [AMI]
+
+
+@pytest.mark.parametrize(
+    ("texts", "versions", "reason"),
+    [
+        ([REGISTERS], [], "not its version"),
+        ([{"attestableAmis": []}], ["1.0.0"], "belongs to no file"),
+        ([{"attestableAmis": []}, {"attestableAmis": [AMI]}], [], "gives 'attestableAmis' again"),
+    ],
+)
+def test_files_that_do_not_go_together_end_with_one_sentence(
+    tmp_path: Path, texts: list[dict[str, Any]], versions: list[str], reason: str
+) -> None:
+    for number, given in enumerate(texts):
+        (tmp_path / f"{number}.json").write_text(json.dumps(given))
+    files = [str(tmp_path / f"{number}.json") for number in range(len(texts))]
+    options = [word for version in versions for word in ("--eif-version", version)]
+    done = CliRunner().invoke(app, ["config", *files, *options, "--pack", "enclave"])
+    assert done.exit_code == 1
+    assert reason in done.output

