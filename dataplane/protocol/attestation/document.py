@@ -36,7 +36,7 @@ PCR_BYTES = 48
 """Length of a SHA-384 register, the only digest that Nitro uses."""
 
 MAX_TIMESTAMP_MS = 253_402_300_799_999
-"""31 December 9999. No certificate is valid then (a UTCTime ends with 2049); the bound keeps arithmetic in 64 bits."""
+"""31 December 9999. No certificate is valid then (a UTCTime ends with 2049), so it is refused by its chain."""
 
 SIGNATURE_BYTES = 96
 """ES384: r and s, 48 bytes each (RFC 9053, section 2.1)."""

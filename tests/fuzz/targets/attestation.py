@@ -2,7 +2,7 @@
 
 `target(data)` returns for every input unless there is a bug: an exception outside the verifier's family, a document
 that passes though nobody signed it, or a call that takes too long for the enclave's loop. `SEEDS` are genuine
-documents, one made under the test's root, and the parts of it that are read before any signature is checked.
+documents, one made under the test's root, what of it is read before any signature is checked, and each known deviation.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataplane.protocol.attestation.der import DerError
 from dataplane.protocol.attestation.document import parse_cose, parse_payload
 from dataplane.protocol.errors import AttestationError
 from tests.support import nitro_documents as made
+from tests.support.certificate_deviations import DEVIATIONS
 
 MAX_CPU_S = 0.020
 """Nothing on the enclave's loop takes longer. The dearest document, seven CAs deep, takes about 5 ms."""
@@ -49,6 +50,7 @@ SEEDS: list[bytes] = [
     b"\xd2" + MADE,
     made.encode(made.plain_fields(made.make_chain())),
     *made.make_chain(),
+    *(made.make_document({where: change}) for where, change, _ in DEVIATIONS.values()),
 ]
 
 ENCLAVES = AttestationPolicy(
