@@ -36,6 +36,7 @@ from dataplane.protocol.hop import HopHead, HopMessage, HopTail, seal_hop
 from dataplane.protocol.link import LinkMessage, LinkType
 from dataplane.protocol.message import MessageError, ResponseHead
 from dataplane.protocol.receipt import Receipt
+from dataplane.protocol.suite import MAX_HOP_MESSAGE_BYTES, MAX_MESSAGE_BYTES
 from observability import names
 from observability.tracing import Telemetry, traceparent_of
 
@@ -44,6 +45,9 @@ BODY_STALL_S = 30.0
 
 HOP_END_S = 2.0
 """How long the worker's HOP_END may follow its final frame; the frame is what counts."""
+
+HOP_ALLOWANCE = MAX_HOP_MESSAGE_BYTES - MAX_MESSAGE_BYTES
+"""How much longer than the tenant's message the worker's may be, bytes."""
 
 HOP_SLICE_BYTES = 16 * 1024
 """Bytes of the worker's answer opened between two turns of the loop: 655 of the smallest frames, 3 ms."""
@@ -169,9 +173,10 @@ class Inference:
         if not opener.unlocked:
             for _ in opener.unlocking(await self._fetch_key(header, span)):
                 await asyncio.sleep(0)
-            reservation.hold(opener.held_bytes)
         if opener.message() is None:
             raise ProblemError("malformed-envelope", "The body ends before the final frame.")
+        # With room for the worker's message, which is a little longer: past the replay window nothing may run out.
+        reservation.hold(opener.held_bytes + HOP_ALLOWANCE)
         # Only now is it known that the tenant made this message: whoever lacks the key can't fill the window.
         state.replay.record(
             key=TenantKey.parse(header.kms),

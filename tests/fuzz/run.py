@@ -3,8 +3,8 @@
     make fuzz [TARGET=cbor] [SECONDS=60]
     .venv/bin/python -m tests.fuzz.run --target cbor --seconds 60
 
-What it learns is kept in .mrgc/fuzz/TARGET and read again by the next run; `--keep` copies the least of it that covers
-as much to tests/fuzz/corpus/TARGET. An input that is a bug is written to tests/fuzz/crashes/TARGET: from then on the
+What it learns is kept in .mrgc/fuzz/TARGET and read again by the next run; `--keep` copies the shortest of it
+to tests/fuzz/corpus/TARGET. An input that is a bug is written to tests/fuzz/crashes/TARGET: from then on the
 suite replays it, so commit it together with the mend.
 """
 
@@ -29,6 +29,8 @@ INSTRUMENTED_IS_SLOWER = 20
 """Instrumented code runs 5 to 10 times slower; the suite measures what is not instrumented."""
 KEPT_BYTES = 8192
 """Longest input that is kept in the repository."""
+KEPT_FILES = 40
+"""Most of one target, the shortest; the suite replays them all."""
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
@@ -75,19 +77,12 @@ def search(name: str, seconds: int) -> int:
 
 
 def keep(name: str) -> None:
-    """Copy the least of what was learnt that covers as much into the repository, small inputs only."""
-    corpus = CORPUS / name
-    merged = LEARNT / f"{name}.merged"
-    merged.mkdir(parents=True, exist_ok=True)
-    for path in merged.iterdir():
-        path.unlink()
-    one(name, "-merge=1", f"-max_len={KEPT_BYTES}", str(merged), str(LEARNT / name))
-    seeds = set(load(name).seeds)
+    """Copy the shortest of what was learnt into the repository; each reaches something that no other did when found."""
+    corpus, seeds = CORPUS / name, set(load(name).seeds)
     corpus.mkdir(parents=True, exist_ok=True)
-    for path in sorted(merged.iterdir()):
-        data = path.read_bytes()
-        if data not in seeds:
-            (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+    found = [data for path in (LEARNT / name).iterdir() if len(data := path.read_bytes()) <= KEPT_BYTES]
+    for data in sorted(set(found) - seeds, key=lambda each: (len(each), each))[:KEPT_FILES]:
+        (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fuzz import harness
 from tests.fuzz.harness import STEP_S, TRIES, Target, TooSlowError, load, names, step
 
-EXAMPLES = 1000
+EXAMPLES = 600
 """Mutated inputs of each target in one run of the suite."""
 
 INTERESTING = [

@@ -60,7 +60,7 @@ async def test_a_message_that_the_parent_does_not_take_stays_accounted(tmp_path:
 async def test_requests_together_hold_no_more_than_the_budget(tmp_path: Path) -> None:
     async with enclave(tmp_path, memory=ByteBudget(3 * MIB)) as running:
         running.kms.gate = asyncio.Event()
-        sealed = [running.seal(b"x" * (BODY - 2000)) for _ in range(5)]
+        sealed = [running.seal(b"x" * (BODY - 10_000)) for _ in range(5)]
         asking = [asyncio.create_task(running.infer(each)) for each in sealed]
         done, _ = await asyncio.wait(asking, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         while len(done) < 2:
@@ -72,6 +72,15 @@ async def test_requests_together_hold_no_more_than_the_budget(tmp_path: Path) ->
         running.kms.gate.set()
         served = await asyncio.gather(*(each for each in asking if each not in done))
         assert all(each.done for each in served), "the three are served"
+
+
+async def test_a_request_that_does_not_fit_is_refused_before_it_counts_as_served(tmp_path: Path) -> None:
+    async with enclave(tmp_path, memory=ByteBudget(MIB + 4096)) as running:
+        sealed = running.seal(b"x" * BODY)
+        outcome = await running.infer(sealed)
+        assert outcome.problem == "overloaded", "the message fits, and the worker's, which is longer, might not"
+        running.server.state.memory._limit = 2 * MIB
+        assert (await running.infer(sealed)).done, "so the same envelope may come again, and is no replay"
 
 
 async def test_a_flood_of_the_smallest_frames_in_an_answer_lets_others_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dataplane.mesh.linkio import LinkStream, LinkTimeoutError
+from dataplane.mesh.linkio import READY_RUN, LinkStream, LinkTimeoutError
 from dataplane.protocol.errors import LinkError
 from dataplane.protocol.link import LinkMessage, LinkType, encode
 
@@ -228,3 +228,23 @@ async def test_a_cancelled_close_still_drops_the_connection() -> None:
         async with asyncio.timeout(PATIENCE_S):
             received = await far._reader.read()
         assert len(received) < 1_000_000, "the stream ended, and what had not left was dropped"
+
+
+async def test_a_read_full_of_messages_lets_others_run() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with linked() as (near, raw, _):
+        raw.write(encode(LinkType.DATA) * 10_000 + encode(LinkType.END))
+        assert await near.receive(PATIENCE_S) == LinkMessage(LinkType.DATA), "the first"
+        running = asyncio.create_task(others())
+        for _ in range(9_999):
+            assert await near.receive(PATIENCE_S) == LinkMessage(LinkType.DATA), "all of them arrive"
+        running.cancel()
+        assert await near.receive(PATIENCE_S) == LinkMessage(LinkType.END), "in order"
+    assert turns >= 10_000 // READY_RUN - 1, "and the loop went round meanwhile"
