@@ -274,6 +274,8 @@ class Bindings(RuleBasedStateMachine):
         assert refused == "host-failed", "nothing else can go wrong with a host"
         after = self.server.state.worker
         assert after is None or after is before, "what failed binds nothing new"
+        judged = (shown or (how == "old answer" and known > 0)) and not self.fault()
+        assert not judged or after is None, "a worker that was judged and refused is not trusted on"
         if after is None:
             self.model.bound = None
         good = shown and self.tpm.mode == "good" and self.clocks.error_ms == 0
