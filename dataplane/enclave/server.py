@@ -340,11 +340,14 @@ class EnclaveServer:
 
     async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
         """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
+        await self._look()
         try:
             worker = await self._challenge(link, inbound)
         except BaseException:
-            # Whatever it was, the worker is not proven: the one before it, its keys and its level go first.
-            self._wash(None)
+            # Whatever it was, the worker is not proven: the one before it, its keys and its level go first. Under a
+            # wrong clock nothing was judged: what is bound stays bound, as if nobody had asked, and serves nothing.
+            if not self.state.host_clock.fault:
+                self._wash(None)
             raise
         self._wash(worker)
         logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
@@ -352,7 +355,6 @@ class EnclaveServer:
 
     async def _challenge(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
         """Send a challenge and judge the answer; a refusal is told as the host's failure."""
-        await self._look()
         challenge, challenged_s = os.urandom(CHALLENGE_BYTES), self._monotonic()
         await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
         await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
@@ -366,7 +368,7 @@ class EnclaveServer:
             if message.type is not LinkType.HOP_DATA or len(answer) + len(message.payload) > MAX_ANSWER_BYTES:
                 raise LinkError("The worker's answer to the challenge is too long, or something else came instead.")
             answer += message.payload
-        # The document's age is told by the host's clock. What is bound stays bound, and serves nothing meanwhile.
+        # The document's age is told by the host's clock, which may have jumped since.
         self.state.host_clock.check()
         try:
             return judge_answer(

@@ -10,7 +10,7 @@ from dataplane.mesh.settings import load_settings
 from dataplane.protocol.errors import SettingsError
 from dataplane.worker.configuration import Configuration, config_digest, configuration
 from dataplane.worker.settings import WorkerSettings
-from dataplane.worker.vllm_engine import OFFLINE, VllmFactory
+from dataplane.worker.vllm_engine import NEVER, OFFLINE, QUIET, VllmFactory
 from stacks.local.synthetic import SyntheticFactory
 
 BASE = {"DEFAULT_MODEL_POOL": "tiny"}
@@ -43,7 +43,7 @@ def test_whatever_concerns_a_tenant_changes_the_digest() -> None:
         content({"LOG_LEVEL": "DEBUG"}),
         content({"MODEL_DIGESTS": f"tiny={DIGEST}"}),
         content({"VLLM_PLUGINS": "spy"}),
-        content({"VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "1"}),
+        content({"VLLM_LOGGING_LEVEL": "DEBUG"}),
         content({"PYTHONPATH": "/elsewhere"}),
         content({"LD_PRELOAD": "/elsewhere.so"}),
     ]
@@ -70,9 +70,9 @@ def test_where_things_lie_does_not_so_one_digest_serves_a_fleet(more: dict[str, 
 
 
 def test_no_environment_can_bring_the_engine_online_or_back_to_its_own_logging() -> None:
-    environ = dict.fromkeys(OFFLINE, "0")
+    environ = dict.fromkeys((*OFFLINE, *QUIET, *NEVER), "0")
     VllmFactory(options=load_settings(WorkerSettings, BASE).vllm_options(), environ=environ)
-    assert environ == dict(OFFLINE), "the worker's word, whatever worker.env says"
+    assert environ == OFFLINE | QUIET, "the worker's word, whatever worker.env says"
 
 
 def test_the_content_says_what_a_tenant_asks_for() -> None:
