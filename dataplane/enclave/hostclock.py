@@ -30,6 +30,9 @@ MAX_LOOK_AGE_S: Final = 300.0
 """Longest that the monotonic clock counts on alone: five looks that failed. Crystals differ by under 100 ppm, 30 ms in
 that time; what ends here is trust in an NSM that answers no more."""
 
+LOOK_TIMEOUT_S: Final = 2.0
+"""How long a look may take where something waits for it: the module signs in about 100 ms, one document at a time."""
+
 RETRY_AFTER_S: Final = 5
 
 logger = logging.getLogger(__name__)
@@ -98,7 +101,7 @@ class WatchedNsm:
     """An NSM each of whose documents is a look at the hypervisor's time."""
 
     def __init__(self, nsm: Nsm, *, clock_ms: Callable[[], int], monotonic: Callable[[], float]) -> None:
-        """`clock` is kept by this module; `nsm` makes the documents."""
+        """`nsm` makes the documents; `clock` learns from them."""
         self._nsm = nsm
         self.clock = HostClock(clock_ms=clock_ms, monotonic=monotonic)
 

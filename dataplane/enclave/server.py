@@ -26,7 +26,7 @@ from dataplane.enclave.binding import (
 from dataplane.enclave.checks import deadline_s
 from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
 from dataplane.enclave.datakeys import DataKeyCache
-from dataplane.enclave.hostclock import WatchedNsm
+from dataplane.enclave.hostclock import LOOK_TIMEOUT_S, WatchedNsm
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound, ParentGoneError
 from dataplane.enclave.infer import EnclaveState, Inference
@@ -391,7 +391,7 @@ class EnclaveServer:
     async def _look(self) -> None:
         """Look at the hypervisor's time; a module that gives none shows in `host_clock`."""
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
                 await self._nsm.look()
         except (MrgcError, TimeoutError) as error:
             logger.error("the security module gave no time (%s)", type(error).__name__)  # noqa: TRY400 - it says all
