@@ -117,13 +117,13 @@ async def test_a_slow_reader_gets_everything_and_disturbs_nobody(path: WholePath
 
 async def test_a_body_that_stops_midway_never_reaches_the_engine(path: WholePath) -> None:
     sealed = path.seal()
-    total = path.worker.inference.tally.as_map()["total"]
+    total = path.worker.inference.tally.total
     async with path.router.client() as client:
         await client.send(head(content_length=str(len(sealed[0]))) + sealed[0][:-10])
         await until(lambda: path.enclave.server.connections > 0, "the enclave has the beginning")
         client.cut()
     await until(lambda: not path.enclave.server.state.memory.used, "the enclave's bytes are given back")
-    assert path.worker.inference.tally.as_map()["total"] == total, "no engine saw half a request"
+    assert path.worker.inference.tally.total == total, "no engine saw half a request"
     assert len(path.enclave.server.state.replay) == 0, "and the enclave has not taken it for served"
     reply = await path.ask(sealed)
     assert b"[DONE]" in opened(sealed[1], reply.body), "so that the same bytes are served when they come whole"
