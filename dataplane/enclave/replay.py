@@ -16,8 +16,8 @@ from dataplane.protocol.errors import ProblemError
 
 MAX_ENTRIES = 262_144
 """Requests remembered: 728 a second for 360 s, ten times what one GPU host serves. An entry takes 114 bytes (digest 65,
-owner shared, slots of a dictionary and a list), so a full window takes 28 MiB, and 45 while it grows. An owner takes 260
-more: 33 MiB on top where each of an account's entries, half of the window, has an owner of its own."""
+owner shared, slots of a dictionary and a list), so a full window takes 28 MiB, and 45 while it grows. An owner takes
+260 more: 33 MiB on top where each of an account's entries, half of the window, has an owner of its own."""
 
 MAX_SHARE = 0.25
 """Part of the window that one tenant under one KMS key may fill: 182 requests a second for 360 s, more than a whole
