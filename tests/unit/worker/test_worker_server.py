@@ -139,6 +139,31 @@ async def test_an_answer_has_head_body_tail_and_span(run_worker: Run, mount: Pat
     assert SECRET.encode() not in answered.spans
 
 
+async def test_an_unsampled_request_leaves_no_span_in_clear_or_sealed(run_worker: Run) -> None:
+    async with run_worker(synthetic()) as (_, client, _task):
+        answered = await client.ask(COMPLETIONS, {"prompt": "x", "max_tokens": 1}, traceparent=TRACEPARENT[:-1] + "0")
+    assert answered.spans is None, "the tenant does not want to be traced"
+    assert answered.tail is not None
+    assert answered.tail.spans == (), "not by sealed times either"
+    assert answered.tail.usage["completion_tokens"] == 1, "control: what was used it is told all the same"
+
+
+async def test_the_engines_own_queue_is_not_told(run_worker: Run, wait_until: Until) -> None:
+    factory = BrokenFactory()
+    async with run_worker(factory) as (_, client, _task):
+        factory.engine.fails = "hang"
+        asking = [asyncio.create_task(client.ask(COMPLETIONS, {})) for _ in range(6)]
+
+        async def all_there() -> bool:
+            return bool((await client.stats())["in_flight"] == 6)
+
+        await wait_until(all_there)
+        stats = await client.stats()
+        assert (stats["running"], stats["waiting"]) == (4, 2), "from requests and capacity alone: the engine says 0"
+        factory.engine.died.set_result("it was ended.")
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
 async def test_stats_name_what_is_loaded_and_what_was_served(run_worker: Run) -> None:
     async with run_worker(BrokenFactory()) as (server, client, _):
         for _ in range(15):
