@@ -23,12 +23,17 @@ def filled(fields: Mapping[str, object], multiple: int) -> bytes:
 
     A map that takes at least 28 bytes less than a multiple fills just that one.
     """
+    return cbor.encode({**fields, FILL: fill_bytes(fields, multiple)})
+
+
+def fill_bytes(fields: Mapping[str, object], multiple: int) -> bytes:
+    """Return the zeros that `filled` adds."""
     least = len(cbor.encode({**fields, FILL: b""}))
     target = -(-least // multiple) * multiple
     while True:
         for head in _HEADS:
             # The empty string's head, one byte, is in `least` already.
             count = target - least + 1 - head
-            if count >= 0 and len(encoded := cbor.encode({**fields, FILL: bytes(count)})) == target:
-                return encoded
+            if count >= 0 and len(cbor.encode(bytes(count))) == count + head:
+                return bytes(count)
         target += multiple  # no string is just one byte longer than one of 23: lengths jump where heads grow
