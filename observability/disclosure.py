@@ -105,7 +105,7 @@ HOST_SPANS: Final = tuple(
 )
 
 STATS: Final = (
-    *(Row(Where.STATS, name, H, _PLAIN) for name in ("engine", "ready", "epoch")),
+    *(Row(Where.STATS, name, H, _PLAIN) for name in ("engine", "ready", "epoch", "accepted")),
     Row(Where.STATS, "waiting", H, "requests in flight beyond what runs: the parent has each of them open"),
     Row(Where.STATS, "running", H, "requests in flight up to the engine's capacity, never sequences of its scheduler"),
     Row(Where.STATS, "in_flight", H, "the parent has each of them open"),
@@ -143,6 +143,8 @@ HEALTH: Final = (
         Row(Where.HEALTH, name, H, _PLAIN)
         for name in ("ready", "credentials", "worker", "assurance", "pcr0", "worker_epoch")
     ),
+    Row(Where.HEALTH, "binding_age_ms", H, "the parent carried the binding"),
+    Row(Where.HEALTH, "clock_skew_ms", H, "of the host's own clock, against the hypervisor's"),
     *(Row(Where.HEALTH, name, H, _ONE_A_REQUEST) for name in ("data_keys", "replay_entries", "kms_calls", "requests")),
 )
 

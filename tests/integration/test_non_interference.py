@@ -270,9 +270,11 @@ async def _ask(running: Enclave, relay: Relay, engine: ScriptedEngine, script: S
 async def _view(worker: WorkerServer, running: Enclave) -> HostView:
     stats = await worker.stats()
     health = (await running.call(op="health")).map()
-    # Ids: random for every worker.
-    stats.pop("epoch")
-    health.pop("worker_epoch")
+    # Ids, random for every worker, and what this machine's clock makes.
+    for reply, name in ((stats, "epoch"), (stats, "accepted"), (health, "worker_epoch")):
+        reply.pop(name, None)
+    for name in ("binding_age_ms", "clock_skew_ms"):
+        health.pop(name, None)
     return HostView(worker=WorkerReport.from_reply(stats), enclave=EnclaveReport.from_reply(health))
 
 
