@@ -152,6 +152,8 @@ HEALTH: Final = (
             "clock_skew_ms",
         )
     ),
+    Row(Where.HEALTH, "binding_age_ms", H, "the parent carried the binding"),
+    Row(Where.HEALTH, "clock_skew_ms", H, "of the host's own clock, against the hypervisor's"),
     *(Row(Where.HEALTH, name, H, _ONE_A_REQUEST) for name in ("data_keys", "replay_entries", "kms_calls", "requests")),
 )
 

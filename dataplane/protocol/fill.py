@@ -25,14 +25,19 @@ def filled(fields: Mapping[str, object], multiple: int) -> bytes:
     and a second of 0 or 1 byte closes that gap. So a map that is shorter than a multiple by its fill or more, 8 bytes,
     fills just that one.
     """
+    return cbor.encode({**fields, FILL: fill_of(fields, multiple)})
+
+
+def fill_of(fields: Mapping[str, object], multiple: int) -> list[bytes]:
+    """Return the zeros that `filled` adds to `fields`."""
     least = len(cbor.encode({**fields, FILL: [b"", b""]}))
     target = -(-least // multiple) * multiple
     for second in (0, 1):
         for head in _HEADS:
             # The empty string's head, one byte, is in `least` already.
             count = target - least + 1 - head - second
-            if count >= 0 and len(encoded := cbor.encode({**fields, FILL: [bytes(count), bytes(second)]})) == target:
-                return encoded
+            if count >= 0 and len(cbor.encode(bytes(count))) == count + head:
+                return [bytes(count), bytes(second)]
     raise ValueError(f"no fill makes a multiple of {multiple} bytes; at most 32,768 are filled to")
 
 

@@ -14,6 +14,7 @@ from dataplane.protocol.message import (
     MAX_PATH,
     MAX_SHORT_TEXT,
     check_status,
+    is_name,
     is_text,
     is_uint,
     opened_map,
@@ -112,7 +113,7 @@ class HopHead:
         """Read the first frame's data; `OpenError` if it is no head."""
         fields = opened_map(data, "hop head", {"status", "content_type", "engine", "model_digest"})
         engine = fields["engine"]
-        if not isinstance(engine, str) or engine not in ENGINES or not is_text(fields["model_digest"], MAX_SHORT_TEXT):
+        if not isinstance(engine, str) or engine not in ENGINES or not is_name(fields["model_digest"]):
             raise OpenError("the hop head needs an engine (vllm or synthetic) and a model digest")
         if not is_text(fields["content_type"], MAX_CONTENT_TYPE):
             raise OpenError("the hop head needs a content type")

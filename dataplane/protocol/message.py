@@ -119,6 +119,11 @@ def is_text(value: object, most: int) -> bool:
     return isinstance(value, str) and len(value) <= most
 
 
+def is_name(value: object) -> bool:
+    """Say whether `value` is printable ASCII of at most 256 characters, fit for a header, a log line and a terminal."""
+    return is_text(value, MAX_SHORT_TEXT) and isinstance(value, str) and value.isascii() and value.isprintable()
+
+
 def is_uint(value: object, most: int = _MAX_UINT) -> bool:
     """Say whether `value` is an unsigned integer (and no boolean)."""
     return type(value) is int and 0 <= value <= most

@@ -17,13 +17,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from dataplane.protocol import cbor
 from dataplane.protocol.errors import OpenError
-from dataplane.protocol.message import HASH_BYTES, MAX_PCR_BYTES, MAX_SHORT_TEXT, is_text, is_uint, opened_fields
+from dataplane.protocol.fill import FILL, fill_of, is_fill
+from dataplane.protocol.message import (
+    HASH_BYTES,
+    MAX_PCR_BYTES,
+    MAX_SHORT_TEXT,
+    is_name,
+    is_text,
+    is_uint,
+    opened_fields,
+)
 
 ENCLAVE_KEY_LABEL: Final = b"mrgc/1 enclave"
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 MAX_SPANS: Final = 32
 """Spans of one request inside enclave and worker: eleven are made today."""
+
+RECEIPT_MULTIPLE: Final = 1024
+"""A signed receipt takes some 550 bytes, and 35 for each span: with up to ten spans all of an enclave's receipts are
+one length, which says nothing of the numbers in them. It is the last frame, and its length is in clear."""
 
 USAGE_KEYS: Final = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens"})
 PROOF_KEYS: Final = frozenset({"binding", "document"})
@@ -67,6 +80,8 @@ class Receipt:
     spans: Sequence[SealedSpan] | None = field(default=None, repr=False)
     key: bytes | None = None
     sig: bytes | None = field(default=None, repr=False)
+    fill: Sequence[bytes] | None = field(default=None, repr=False)
+    """Zeros, so that the length of a signed receipt is a multiple of `RECEIPT_MULTIPLE`."""
 
     def encode(self) -> bytes:
         """Return the receipt as CBOR."""
@@ -74,7 +89,8 @@ class Receipt:
 
     def signed(self, key: Ed25519PrivateKey) -> Self:
         """Return this receipt with `key`'s public half and its signature."""
-        named = replace(self, key=key.public_key().public_bytes_raw(), sig=None)
+        named = replace(self, key=key.public_key().public_bytes_raw(), sig=bytes(SIGNATURE_BYTES), fill=None)
+        named = replace(named, sig=None, fill=tuple(fill_of(named._fields(), RECEIPT_MULTIPLE)))
         return replace(named, sig=key.sign(named.encode()))
 
     @classmethod
@@ -88,6 +104,8 @@ class Receipt:
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         if known.get("spans") is not None:
             known["spans"] = tuple((name, start, took) for name, start, took in known["spans"])
+        if known.get(FILL) is not None:
+            known[FILL] = tuple(known[FILL])
         return cls(**known)
 
     def _fields(self) -> dict[str, object]:
@@ -98,7 +116,9 @@ class Receipt:
                 continue
             if isinstance(value, Mapping):
                 value = dict(value)
-            fields[name] = [list(span) for span in value] if name == "spans" else value
+            if isinstance(value, tuple):
+                value = [list(item) if isinstance(item, tuple) else item for item in value]
+            fields[name] = value
         return fields
 
 
@@ -159,8 +179,8 @@ def _check_required(fields: Mapping[str, Any]) -> None:
         raise OpenError("the receipt's pcr0 must be bytes, at most 64")
     if type(assurance) is not int or assurance not in (0, 1, 2):
         raise OpenError("the receipt's assurance must be 0, 1 or 2")
-    if not all(is_text(fields[name], MAX_SHORT_TEXT) for name in ("region", "instance", "model_digest")):
-        raise OpenError("the receipt's region, instance and model_digest must be text")
+    if not all(is_name(fields[name]) for name in ("region", "instance", "model_digest")):
+        raise OpenError("the receipt's region, instance and model_digest must be text that can be shown on one line")
 
 
 def _check_optional(fields: Mapping[str, Any]) -> None:
@@ -181,3 +201,5 @@ def _check_optional(fields: Mapping[str, Any]) -> None:
         check_usage(fields["usage"], "receipt")
     if "spans" in fields:
         check_spans(fields["spans"], "receipt")
+    if FILL in fields and not is_fill(fields[FILL]):
+        raise OpenError("the receipt's fill must be two strings of bytes")

@@ -265,15 +265,17 @@ async def _ask(running: Enclave, relay: Relay, engine: ScriptedEngine, script: S
     await relay.run(tenant, headers, deadline=deadline, traceparent=TRACEPARENT)
     assert script.prompt in engine.prompts[-1], "control: the engine was asked what the tenant asked"
     assert b"".join(tenant.opened[1:]) == script.first + script.rest, "control: and the tenant has its answer"
-    return [len(body), *tenant.sizes[:-1]]
+    return [len(body), *tenant.sizes]
 
 
 async def _view(worker: WorkerServer, running: Enclave) -> HostView:
     stats = await worker.stats()
     health = (await running.call(op="health")).map()
-    # Ids: random for every worker.
-    stats.pop("epoch")
-    health.pop("worker_epoch")
+    # Ids, random for every worker, and what this machine's clock makes.
+    for reply, name in ((stats, "epoch"), (stats, "accepted"), (health, "worker_epoch")):
+        reply.pop(name, None)
+    for name in ("binding_age_ms", "clock_skew_ms"):
+        health.pop(name, None)
     return HostView(worker=WorkerReport.from_reply(stats), enclave=EnclaveReport.from_reply(health))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dataplane.protocol import cbor
 from dataplane.protocol.errors import OpenError
-from dataplane.protocol.receipt import Receipt, enclave_user_data, verify_signature
+from dataplane.protocol.receipt import RECEIPT_MULTIPLE, Receipt, enclave_user_data, verify_signature
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
 REQUIRED: dict[str, Any] = {
@@ -132,6 +132,27 @@ def test_exact_figures_of_a_request_are_in_no_repr() -> None:
     text = repr(Receipt(**ALL).signed(KEY))
     assert "prompt_tokens" not in text, "a receipt may end up in a log; its token counts may not"
     assert "1500" not in text, "nor its times"
+
+
+COUNTS = st.integers(0, 2**32)
+
+
+@given(prompt=COUNTS, made=COUNTS, times=st.lists(COUNTS, min_size=6, max_size=6), age=COUNTS)
+def test_a_receipts_length_tells_nothing_of_its_numbers(prompt: int, made: int, times: list[int], age: int) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": made}
+    spans = tuple(("worker.generate", start, took) for start, took in zip(times, reversed(times), strict=True))
+    numbers = {"usage": usage, "spans": spans, "proof": {"binding": age, "document": age}}
+    for receipt in (Receipt(**ALL | numbers), Receipt(**ALL | numbers | {"spans": (), "usage": {}})):
+        encoded = receipt.signed(KEY).encode()
+        assert len(encoded) == RECEIPT_MULTIPLE, "it is the last frame, and frames have their lengths in clear"
+        assert verify_signature(encoded) == KEY.public_key().public_bytes_raw(), "and the zeros are signed too"
+
+
+@pytest.mark.parametrize("name", ["region", "instance", "model_digest"])
+@pytest.mark.parametrize("value", ["two\nlines", "\x1b[31mred", "r\u00e9gion", "a\r\nX-Header: 1"])
+def test_a_name_that_is_no_line_of_ascii_is_refused(name: str, value: str) -> None:
+    with pytest.raises(OpenError, match="one line"):
+        Receipt.decode(cbor.encode(ALL | {name: value}))
 
 
 @given(data=st.binary(max_size=200))
