@@ -9,6 +9,7 @@ to `stats` and `health`, the pages and the registry's record that the parent mak
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -198,6 +199,9 @@ async def exported(scripts: Sequence[Script], *, ticks: int, folder: Path) -> di
             running = await stack.enter_async_context(enclave(folder, bound=False))
             _use_clock(running, clock)
             await running.bind(cbor.encode(await WorkerClient(address).bind()))
+            state = running.server.state
+            assert state.worker is not None, "a worker is bound"
+            state.worker = dataclasses.replace(state.worker, bound_s=clock.monotonic())
             lines.lines.clear()
             batches: list[bytes] = []
             relay = Relay(
@@ -251,7 +255,7 @@ def _use_clock(running: Enclave, clock: Clock) -> None:
 
 
 async def _ask(running: Enclave, relay: Relay, engine: ScriptedEngine, script: Script) -> list[int]:
-    """One request; returns the sizes of what the tenant was sent, without the last, which holds the receipt."""
+    """One request; returns the sizes of what the tenant was sent, the receipt among them."""
     engine.script = script
     engine.begun.clear()
     engine.clock.now_ns = 0

@@ -39,7 +39,7 @@ from tests.unit.enclave.harness import enclave as running_enclave
 from tests.unit.router.harness import KMS_KEY, POOL, Client, Reply, RunningRouter, record
 from tests.unit.router.harness import running as running_router
 
-INSTANCE = "i-0"
+INSTANCE = "i-0aaaabbbbccccdddd"
 OTHER_KEY = KMS_KEY[:-1] + "0"
 """A second KMS key that is registered for the tenant."""
 PROMPT = "a prompt that nobody in between may read"
