@@ -15,6 +15,14 @@ import typer
 from rich.console import Console
 
 from dataplane.log.audit import Audit, audit
+from dataplane.log.countersign import (
+    MAX_BUNDLE_BYTES,
+    artifact,
+    bundle_path,
+    countersign,
+    sign_with_sigstore,
+    verify_with_sigstore,
+)
 from dataplane.log.disk import Disk
 from dataplane.log.headfile import HeadFile
 from dataplane.log.inputs import digest_entry, read_entries
@@ -23,7 +31,7 @@ from dataplane.log.monitor import Monitor, Seen
 from dataplane.log.pin import KEY, URL, LogPin, read_pin
 from dataplane.log.reader import LogReader
 from dataplane.log.source import FolderSource, LogUnavailableError
-from dataplane.log.store import LogStore
+from dataplane.log.store import LogStore, read_head
 from dataplane.log.when import utc_text
 from dataplane.mesh.settings import EX_USAGE
 from dataplane.protocol.errors import MrgcError, SettingsError
@@ -121,6 +129,17 @@ def refresh(directory: FolderOption, key_file: KeyFileOption, *, json_output: Js
     _tell_head(head, json_output=json_output)
 
 
+@app.command(name="countersign")
+def countersign_command(directory: FolderOption, key_file: KeyFileOption) -> None:
+    """Have Sigstore sign the head, with the identity of the CI job that this runs in (dependency group sigstore)."""
+
+    def run() -> str:
+        head = read_head(directory, read_key(key_file).verifier)
+        return countersign(Disk(directory), head, sign_with_sigstore)
+
+    typer.echo(_run(run))
+
+
 @app.command()
 def verify(
     where: WhereArgument = None,
@@ -128,6 +147,10 @@ def verify(
     against: Annotated[
         list[Path] | None, typer.Option(help="A checkpoint that somebody else saw or remembers; may be repeated.")
     ] = None,
+    sigstore_identity: Annotated[
+        str | None, typer.Option(help="Who must have countersigned the head at Sigstore; needs --sigstore-issuer.")
+    ] = None,
+    sigstore_issuer: Annotated[str | None, typer.Option(help="Which OIDC issuer names that identity.")] = None,
     *,
     json_output: JsonOption = False,
 ) -> None:
@@ -136,17 +159,34 @@ def verify(
     async def run() -> Audit:
         pin = _pin(where, key)
         others = [_read_note(path) for path in against or []]
+        if (sigstore_identity is None) != (sigstore_issuer is None):
+            raise SettingsError(
+                "Give --sigstore-identity and --sigstore-issuer together: a name counts by who gave it."
+            )
         async with pin.source() as source:
             reader = LogReader(source, LogView(pin.key, max_age_s=pin.max_age_s))
             folder = Path(source.address) if isinstance(source, FolderSource) else None
-            return await audit(reader, others=others, folder=folder)
+            found = await audit(reader, others=others, folder=folder)
+            if sigstore_identity is not None and sigstore_issuer is not None:
+                bundle = await source.get(bundle_path(found.head), max_bytes=MAX_BUNDLE_BYTES)
+                await asyncio.to_thread(
+                    verify_with_sigstore,
+                    artifact(found.head),
+                    bundle,
+                    identity=sigstore_identity,
+                    issuer=sigstore_issuer,
+                )
+            return found
 
     found = _run_async(run(), json_output=json_output)
     if json_output:
-        _print_json(_head_json(found.head) | {"verified": True, "compared": found.compared})
+        facts = {"verified": True, "compared": found.compared, "countersigned_by": sigstore_identity}
+        _print_json(_head_json(found.head) | facts)
         return
     _out.print(f"Verified: {found.head.checkpoint.origin}, {found.head.size} entries", style="green")
     _tell_head(found.head, json_output=False)
+    if sigstore_identity is not None:
+        _out.print(f"  countersigned at Sigstore by {sigstore_identity}")
     if found.compared:
         _out.print(f"  contains the {found.compared} checkpoint(s) that others saw")
 

@@ -136,6 +136,16 @@ def test_a_receipt_of_the_local_stack_holds_and_says_that_it_is_software(running
     assert mrgc("tenant", "receipt", "verify", file).returncode == 1, "it is not AWS's"
 
 
+def test_its_own_measurement_log_is_read_over_http_and_called_mock(running: Running) -> None:
+    log = running.cluster["log"]
+    done = mrgc("tenant", "attest", "--cluster", str(running.directory / "cluster.json"), "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)["log"]
+    assert (facts["name"], facts["index"], facts["assurance"]) == ("mrgc.local/log", 0, "mock"), "the enclave is logged"
+    done = mrgc("log", "verify", log["url"], "--key", log["key"], "--json")
+    assert (done.returncode, json.loads(done.stdout)["size"]) == (0, 2), "the enclave and the model"
+
+
 def test_a_second_up_says_what_is_in_the_way(running: Running, tmp_path: Path) -> None:
     supervisor = status(running)["supervisor"]
     same_directory = mrgc(*small(running.directory, free_port()))
