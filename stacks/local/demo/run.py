@@ -75,7 +75,9 @@ class _Demo:
         """Every step up to the last; taking down is the caller's."""
         options, narrator = self.options, self.narrator
         hosts = options.regions * options.hosts
-        narrator.step(f"{options.regions} regions of {options.hosts} hosts come up on this machine")
+        narrator.step(
+            f"{options.regions} regions of {options.hosts} host{'s' if options.hosts > 1 else ''} come up on this machine"
+        )
         if not self.launch.follow(self.reporter.show, until_ready=True):
             raise DemoError("The cluster was stopped from outside while it came up.")
         self.reporter.close()
