@@ -132,7 +132,7 @@ def demo(
     *,
     engine: EngineOption = None,
     regions: Annotated[int, typer.Option(min=2, max=len(REGIONS), help="How many regions.")] = len(REGIONS),
-    hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="How many hosts in each region.")] = 2,
+    hosts: Annotated[int, typer.Option(min=1, max=MAX_HOSTS, help="How many hosts in each region.")] = 1,
     port: Port = DEFAULT_PORT,
     directory: Directory = DEFAULT_DIRECTORY,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what survives the demo running at its end.")] = False,

@@ -76,7 +76,8 @@ class _Demo:
         """Every step up to the last; taking down is the caller's."""
         options, narrator = self.options, self.narrator
         hosts = options.regions * options.hosts
-        narrator.step(f"{options.regions} regions of {options.hosts} hosts come up on this machine")
+        each = "one host" if options.hosts == 1 else f"{options.hosts} hosts"
+        narrator.step(f"{options.regions} regions of {each} come up on this machine")
         if not self.launch.follow(self.reporter.show, until_ready=True):
             raise DemoError("The cluster was stopped from outside while it came up.")
         self.reporter.close()

@@ -146,15 +146,16 @@ def _install_wheels(environment: EngineEnvironment, report: Report) -> None:
 
 def _install_torch(command: Sequence[str], report: Report) -> None:
     """Ask pip's configured indexes for torch's CPU build, and then the index for such builds."""
+    report("fetching torch")
     try:
-        _run(command, step="pip", report=report)
+        _run(command, step="pip", report=None)
     except EngineInstallError as error:
         if "No matching distribution" not in str(error):
             raise
         index = os.environ.get(TORCH_INDEX_VARIABLE) or TORCH_INDEX_URL
         report(f"asking {index} for torch")
         try:
-            _run([*command, *TORCH_PATIENCE, "--index-url", index], step="pip", report=report)
+            _run([*command, *TORCH_PATIENCE, "--index-url", index], step="pip", report=None)
         except EngineInstallError as second:
             wanted = torch_requirement().split()[0]
             raise EngineInstallError(
