@@ -147,6 +147,7 @@ class VllmFactory:
     async def load(self, pool: Pool) -> VllmEngine:
         """Start the engine's process and build the serving layer; raises `EngineError`."""
         loop = asyncio.get_running_loop()
+        own, level = logging.getLogger(), logging.getLogger().level
         self._guard.serving = False
         try:
             runtime = await loop.run_in_executor(self._executor, self._start, pool)
@@ -154,6 +155,7 @@ class VllmFactory:
             raise EngineError(f"vLLM could not load pool {pool.name}: {_sentence(error)}") from error
         finally:
             self._guard.serving = True
+            own.setLevel(level)  # something that vLLM imports raises it, and this worker would say nothing any more
         engine = VllmEngine(runtime, self._executor)
         try:
             await runtime.build()

@@ -351,6 +351,7 @@ async def test_what_was_asked_is_in_no_log(shared: RunningWorker) -> None:
     assert SECRET not in text, "prompts stay out of logs, those of errors too"
     assert answered.json["id"] not in text, "and answers do, whatever the environment asks vLLM to log"
     assert "response_body" not in text, "of which vLLM writes this"
+    assert "pool tiny ready" in text, "and the worker's own lines go on after vLLM was imported"
 
 
 async def test_an_engine_that_is_killed_ends_the_worker_and_its_streams(doomed: RunningWorker) -> None:
