@@ -63,3 +63,9 @@ def test_every_path_that_the_page_names_exists() -> None:
     )
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing, f"these paths do not exist: {missing}"
+
+
+def test_readme_lists_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if f"(docs/{page.name})" not in readme]
+    assert not missing, f"pages that nobody finds: {missing}"
