@@ -204,7 +204,7 @@ async def test_no_answer_of_the_smallest_frames_holds_the_loop(apart: Enclave, t
 
 @pytest.mark.parametrize("document", [GENUINE, b"\x9a\0\0\x4f\xff" + b"\xa0" * 20_000, b"\xff" * 20_000])
 async def test_no_binding_holds_the_loop(apart: Enclave, turns: Turns, document: bytes) -> None:
-    apart.server._host_measurements = [{4: b"\x01" * 48, 12: b"\x02" * 48}]
+    apart.server.binder.host_measurements = [{4: b"\x01" * 48, 12: b"\x02" * 48}]
     fields = {"public_key": bytes(32), "epoch": bytes(16), "wash_ms": 1, "config_digest": bytes(32)}
     answer = cbor.encode(fields | {"document": document})[:MAX_ANSWER_BYTES]
 
