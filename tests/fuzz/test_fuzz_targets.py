@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz import harness
 from tests.fuzz.harness import STEP_S, TRIES, Target, TooSlowError, load, names, step
+
+PAGE = Path(__file__).parents[2] / "docs" / "fuzzing.md"
 
 EXAMPLES = 600
 """Mutated inputs of each target in one run of the suite."""
@@ -57,13 +60,30 @@ def test_every_module_in_the_folder_is_a_target_and_every_part_that_reads_bytes_
     modules = {path.stem for path in Path(harness.TARGETS).glob("*.py")} - {"__init__"}
     assert set(names()) == modules, "the discovery leaves none out"
     assert modules >= {
-        *("binding", "cbor", "header", "hop_envelope", "key_policy", "link", "messages", "problem", "receipt"),
+        *(
+            "attestation",
+            "binding",
+            "cbor",
+            "header",
+            "hop_envelope",
+            "key_policy",
+            "link",
+            "messages",
+            "problem",
+            "receipt",
+        ),
         *("recipient", "request_envelope", "response_envelope", "router_head", "sse"),
     }, "what reads a peer's bytes is fuzzed"
     for name in modules:
         tree = ast.parse((harness.TARGETS / f"{name}.py").read_text())
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert "target" in defined, f"{name} has no target"
+
+
+def test_the_page_names_every_target() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(names()), "docs/fuzzing.md has a row for each target and no other"
 
 
 @pytest.mark.parametrize("name", names())
