@@ -12,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplane.protocol import cbor
+from dataplane.protocol.errors import AttestationError
 from tests.fuzz import harness
 from tests.fuzz.harness import STEP_S, TRIES, Target, TooSlowError, load, names, step
+from tests.fuzz.targets import binding
 
 PAGE = Path(__file__).parents[2] / "docs" / "fuzzing.md"
 
@@ -84,6 +87,14 @@ def test_the_page_names_every_target() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named == set(names()), "docs/fuzzing.md has a row for each target and no other"
+
+
+def test_the_bindings_seeds_come_as_far_as_their_documents() -> None:
+    assert binding.judge(cbor.encode(binding.FIELDS), attested=True).wash is None, "an answer of a host without a TPM"
+    assert binding.judge(cbor.encode(binding.WASHED), attested=False).wash is not None, "and of one that was washed"
+    with pytest.raises(AttestationError) as caught:
+        binding.judge(cbor.encode(binding.WASHED | {"document": binding.DOCUMENT}), attested=True)
+    assert caught.value.reason == "age", "a genuine document is refused for its age, after chain and signature"
 
 
 @pytest.mark.parametrize("name", names())
