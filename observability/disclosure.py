@@ -141,16 +141,7 @@ STATS: Final = (
 HEALTH: Final = (
     *(
         Row(Where.HEALTH, name, H, _PLAIN)
-        for name in (
-            "ready",
-            "credentials",
-            "worker",
-            "assurance",
-            "pcr0",
-            "worker_epoch",
-            "binding_age_ms",
-            "clock_skew_ms",
-        )
+        for name in ("ready", "credentials", "worker", "assurance", "pcr0", "worker_epoch")
     ),
     Row(Where.HEALTH, "binding_age_ms", H, "the parent carried the binding"),
     Row(Where.HEALTH, "clock_skew_ms", H, "of the host's own clock, against the hypervisor's"),

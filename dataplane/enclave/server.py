@@ -6,27 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dataplane.enclave.binding import (
-    CHALLENGE_BYTES,
-    MAX_ANSWER_BYTES,
-    MAX_BINDING_AGE_S,
-    BindingError,
-    Measurements,
-    WorkerBinding,
-    judge_answer,
-)
+from dataplane.enclave.binder import CALL_TIMEOUT_S, SEND_TIMEOUT_S, WorkerBinder
+from dataplane.enclave.binding import MAX_BINDING_AGE_S, Measurements
 from dataplane.enclave.checks import deadline_s
 from dataplane.enclave.credentials import HostCredentials, RelayedCredentials
 from dataplane.enclave.datakeys import DataKeyCache
-from dataplane.enclave.hostclock import LOOK_TIMEOUT_S, WatchedNsm
+from dataplane.enclave.hostclock import WatchedNsm
 from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.inbound import Inbound, ParentGoneError
 from dataplane.enclave.infer import EnclaveState, Inference
@@ -39,7 +30,8 @@ from dataplane.enclave.salt import SECRET_BYTES
 from dataplane.mesh.address import Address, start_server
 from dataplane.mesh.admission import Admission
 from dataplane.mesh.linkio import LinkStream
-from dataplane.protocol.errors import AttestationError, LinkError, MrgcError, OpenError, ProblemError
+from dataplane.mesh.logs import place_of
+from dataplane.protocol.errors import LinkError, MrgcError, OpenError, ProblemError
 from dataplane.protocol.link import MAX_PAYLOAD_BYTES, LinkType
 from observability import names
 from observability.disclosure import Where, disclosed
@@ -52,13 +44,9 @@ holds at most 512 KiB in its buffers (reader 128 KiB twice, decoder 128 KiB, wri
 OPEN_TIMEOUT_S = 5.0
 """How long a connection may take to say what it wants."""
 
-CALL_TIMEOUT_S = 10.0
-"""Longest of the short operations; `bind` asks the worker, which may make a NitroTPM document (seconds)."""
-
 KMS_TIMEOUT_S = 8.0
 """Longest wait for a data key; see kms.py for what one call may take."""
 
-SEND_TIMEOUT_S = 10.0
 LINGER_S = 2.0
 """How long a connection that was answered is read on, unheeded: closing a socket with unread bytes would reset it, and
 the answer could be lost on its way through the proxy."""
@@ -105,9 +93,6 @@ class EnclaveServer:
         self._address = address
         self._nsm = nsm
         self._credentials = credentials
-        self._host_measurements = host_measurements
-        self._configurations = configurations
-        self._roots = attestation_roots
         self._max_connections = max_connections
         self._telemetry = telemetry
         self._clock_ms = clock_ms
@@ -130,6 +115,15 @@ class EnclaveServer:
             clock_ms=clock_ms,
             monotonic=monotonic,
             host_clock=nsm.clock,
+        )
+        self.binder = WorkerBinder(
+            self.state,
+            nsm=nsm,
+            host_measurements=host_measurements,
+            configurations=configurations,
+            roots=attestation_roots,
+            clock_ms=clock_ms,
+            monotonic=monotonic,
         )
         self._attests = Admission(max_in_flight=1, max_queue=MAX_WAITING_ATTESTS)
         self._server: asyncio.Server | None = None
@@ -192,7 +186,7 @@ class EnclaveServer:
             logger.debug("a connection ended early: %s", type(error).__name__)
             link.abort()
         except Exception as error:  # noqa: BLE001 - one connection's bug must not harm the others
-            self._log_bug(error)
+            logger.error("an unexpected %s ended one connection", place_of(error))  # noqa: TRY400 - never its text
             link.abort()
         finally:
             await inbound.close()
@@ -259,7 +253,7 @@ class EnclaveServer:
                 logger.warning("the worker's answer does not open: %s", type(error).__name__)
                 problem = ProblemError("host-failed", "The GPU worker's answer does not open.", retry_after_s=1)
             except Exception as error:  # noqa: BLE001 - told as the host's failure, logged without its text
-                self._log_bug(error)
+                logger.error("an unexpected %s ended one request", place_of(error))  # noqa: TRY400 - never its text
                 problem = ProblemError("host-failed", "The enclave failed within this request.", retry_after_s=1)
             if problem is not None:
                 span.set_attribute(names.PROBLEM, problem.code)
@@ -294,7 +288,7 @@ class EnclaveServer:
                 self._credentials.replace(HostCredentials.from_map(fields))
                 return {"ok": True}
             case "bind":
-                worker = await self._bind(link, inbound)
+                worker = await self.binder.bind(link, inbound)
                 return {"assurance": self.state.level, "epoch": worker.epoch}
             case _:
                 raise ProblemError("not-found", "The enclave knows no such operation.")
@@ -337,81 +331,3 @@ class EnclaveServer:
             raise ProblemError(
                 "host-failed", "The enclave's security module gave no document.", retry_after_s=1
             ) from None
-
-    async def _bind(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
-        """Challenge the worker and take its key; a worker that fails leaves the enclave without one."""
-        await self._look()
-        try:
-            worker = await self._challenge(link, inbound)
-        except BaseException:
-            # Whatever it was, the worker is not proven: the one before it, its keys and its level go first. Under a
-            # wrong clock nothing was judged: what is bound stays bound, as if nobody had asked, and serves nothing.
-            if not self.state.host_clock.fault:
-                self._wash(None)
-            raise
-        self._wash(worker)
-        logger.info("a GPU worker is bound", extra={"assurance": self.state.level, "epoch": worker.epoch.hex()})
-        return worker
-
-    async def _challenge(self, link: LinkStream, inbound: Inbound) -> WorkerBinding:
-        """Send a challenge and judge the answer; a refusal is told as the host's failure."""
-        challenge, challenged_s = os.urandom(CHALLENGE_BYTES), self._monotonic()
-        await link.send(LinkType.HOP_DATA, challenge, timeout_s=SEND_TIMEOUT_S)
-        await link.send(LinkType.HOP_END, timeout_s=SEND_TIMEOUT_S)
-        answer = bytearray()
-        while True:
-            message = await inbound.next(CALL_TIMEOUT_S)
-            if message is None or message.type is LinkType.HOP_ABORT:
-                raise ProblemError("host-failed", "The GPU worker did not answer the challenge.", retry_after_s=1)
-            if message.type is LinkType.HOP_END:
-                break
-            if message.type is not LinkType.HOP_DATA or len(answer) + len(message.payload) > MAX_ANSWER_BYTES:
-                raise LinkError("The worker's answer to the challenge is too long, or something else came instead.")
-            answer += message.payload
-        # The document's age is told by the host's clock, which may have jumped since.
-        self.state.host_clock.check()
-        try:
-            return judge_answer(
-                bytes(answer),
-                challenge=challenge,
-                own_pcr4=self.state.identity.pcr4,
-                allowed=self._host_measurements,
-                now_ms=self._clock_ms(),
-                challenged_s=challenged_s,
-                configurations=self._configurations,
-                roots=self._roots,
-            )
-        except (BindingError, AttestationError) as error:
-            logger.error("the GPU worker was refused: %s", error)  # noqa: TRY400 - the sentence says it all
-            raise ProblemError("host-failed", f"The GPU worker was refused: {error}") from None
-        except Exception as error:  # noqa: BLE001 - told as the host's failure, logged without its text
-            self._log_bug(error)
-            raise ProblemError("host-failed", "The GPU worker's answer could not be judged.") from None
-
-    async def _look(self) -> None:
-        """Look at the hypervisor's time; a module that gives none shows in `host_clock`."""
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                await self._nsm.look()
-        except (MrgcError, TimeoutError) as error:
-            logger.error("the security module gave no time (%s)", type(error).__name__)  # noqa: TRY400 - it says all
-
-    def _wash(self, worker: WorkerBinding | None) -> None:
-        """Change the worker. No data key outlives a car wash, a worker that was refused, or another configuration.
-
-        A binding that only renews the last one keeps them: they are between tenant and enclave, the worker never has
-        one, and dropping them every ten minutes would send every session to KMS at once.
-        """
-        old, self.state.worker = self.state.worker, worker
-        if worker is None or not worker.same_host(old):
-            self.state.keyring.wash()
-
-    def _log_bug(self, error: Exception) -> None:
-        """Log where an unexpected error happened and of what type; its text could quote a message."""
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error(
-            "an unexpected %s at %s:%d ended one request",
-            type(error).__name__,
-            Path(frame.filename).name,
-            frame.lineno,
-        )

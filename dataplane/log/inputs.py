@@ -14,9 +14,9 @@ from dataplane.protocol.transparency.entry import IMAGE, SIGNER, Entry
 from dataplane.protocol.transparency.errors import TransparencyError
 
 MAX_INPUT_BYTES: Final = 1 << 22
-"""4 MiB: a model's manifest is 100 bytes a file."""
+"""4 MiB: a model's manifest has 4,096 files at most, of up to 1,024 bytes each."""
 
-_LINE: Final = re.compile(r"(?P<name>[^\0\n]+)\0(?P<digest>[0-9a-f]{64})", re.ASCII)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class InputError(MrgcError):
@@ -34,15 +34,18 @@ def parse_input(
     """Return the entries for a file's content, by what it holds; `where` is what errors call it.
 
     `{"PCR0": hex, …}` (as `measurements.json`, or what nitro-cli prints) is an enclave image; `{"allowed": [{"4": hex,
-    "12": hex}, …]}` are host images, one entry each (several get the version with -1, -2 …); lines of `name`, a zero
-    byte and a SHA-256 in hex, sorted, are a model's manifest, whose digest is its own SHA-256. Raises `InputError`.
+    "12": hex}, …]}` are host images, one entry each (several get the version with -1, -2 …); `{"version": 1, "digest":
+    hex, "files": [{"name", "size", "sha256"}, …]}` is a model's manifest as `mrgc worker manifest` writes it, whose
+    digest must be that of its files. Raises `InputError`.
     """
     common: dict[str, Any] = {"name": name, "time_ms": time_ms, "source": source}
     try:
-        if not data.lstrip().startswith((b"{", b"[")):
-            return [Entry(kind="model", version=version, digest=_manifest_digest(data, where), **common)]
         document = _json(data, where)
+        if "files" in document:
+            return [Entry(kind="model", version=version, digest=_manifest_digest(document, where), **common)]
         allowed = document.get("allowed")
+        if allowed is None and "configurations" in document:
+            raise InputError(f"{where} allows no host: it has configurations alone, which are not logged.")
         if allowed is None:
             return [Entry(kind="enclave", version=version, registers=_image(document, where), **common)]
         if not isinstance(allowed, list) or not allowed:
@@ -120,14 +123,24 @@ def _registers(named: object, where: str) -> dict[int, bytes]:
     return found
 
 
-def _manifest_digest(data: bytes, where: str) -> bytes:
+def _manifest_digest(document: Mapping[str, Any], where: str) -> bytes:
+    """Reckon a model's digest from its files, as workers do (docs/worker.md), and compare it with the one named."""
+    named: dict[str, str] = {}
+    files = document["files"]
+    for file in files if isinstance(files, list) else ():
+        name, digest = (file.get("name"), file.get("sha256")) if isinstance(file, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(digest, str) or not _SHA256.fullmatch(digest) or name in named:
+            raise InputError(f"{where} names a file without a name or a SHA-256 of its own; make it again.")
+        named[name] = digest
+    if not named:
+        raise InputError(f"{where} names no files; give what `mrgc worker manifest` writes.")
     try:
-        lines = data.decode().split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{where} is neither JSON nor a model's manifest; name a file of measurements.") from None
-    names = [found["name"].encode() for line in lines[:-1] if (found := _LINE.fullmatch(line))]
-    if lines[-1] or len(names) != len(lines) - 1 or not names or names != sorted(set(names)):
-        raise InputError(
-            f"{where} is neither JSON nor a model's manifest: sorted lines of a name, a zero byte and a SHA-256 in hex."
-        )
-    return hashlib.sha256(data).digest()
+        lines = [
+            name + b"\0" + digest.encode() + b"\n" for name, digest in sorted((n.encode(), d) for n, d in named.items())
+        ]
+    except UnicodeEncodeError:
+        raise InputError(f"{where} names a file by what is no text; make it again.") from None
+    reckoned = hashlib.sha256(b"".join(lines))
+    if document.get("digest") != reckoned.hexdigest():
+        raise InputError(f"{where} contradicts itself: its digest is not that of its files; make it again.")
+    return reckoned.digest()

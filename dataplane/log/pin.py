@@ -13,7 +13,7 @@ from dataplane.log.source import FolderSource, HttpSource, LogSource, open_sourc
 from dataplane.mesh.tls import client_context
 from dataplane.protocol.errors import SettingsError
 from dataplane.protocol.transparency.errors import TransparencyError
-from dataplane.protocol.transparency.note import VerifierKey
+from dataplane.protocol.transparency.note import PRIVATE, VerifierKey
 
 URL: Final = "MRGC_LOG_URL"
 KEY: Final = "MRGC_LOG_KEY"
@@ -56,6 +56,11 @@ def parse_key(text: str, *, source: str) -> VerifierKey:
     try:
         return VerifierKey.parse(text.strip())
     except TransparencyError as error:
+        if PRIVATE in text:
+            # Not repeated: it would end up in a terminal's history of what was printed, or in a log.
+            raise SettingsError(
+                f"{source} is the log's private key; expected the public one, name+id+base64."
+            ) from None
         raise SettingsError(
             f"{source} is {text[:MAX_SHOWN]!r}; expected the log's public key, name+id+base64 ({error})"
         ) from None

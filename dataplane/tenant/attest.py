@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +10,12 @@ from pathlib import Path
 from cryptography import x509
 
 from dataplane.protocol.attestation.document import AttestationDocument
-from dataplane.protocol.attestation.nonces import NONCES_HEADER, expected_nonce
+from dataplane.protocol.attestation.nonces import expected_nonce
 from dataplane.protocol.attestation.verify import AttestationPolicy, verify
 from dataplane.protocol.errors import AttestationError, MrgcError, SettingsError
 from dataplane.tenant.client import wall_clock_ms
-from dataplane.tenant.http import AttemptError, ClusterHttp
+from dataplane.tenant.fetch import DEADLINE_S, fetch_document, fresh_nonce
 from dataplane.tenant.retry import RetryPolicy
-
-NONCE_BYTES = 32
-"""Fresh for every document; the router takes 16 to 64."""
-DEADLINE_S = 20.0
 
 NOT_SHOWN = (
     "that this connection ends in that enclave, or that the same enclave answers later requests: "
@@ -58,7 +52,7 @@ async def attest(
     roots: Sequence[x509.Certificate] | None = None,
     clock_ms: Callable[[], int] = wall_clock_ms,
     monotonic: Callable[[], float] = time.monotonic,
-    nonce: Callable[[], bytes] = lambda: secrets.token_bytes(NONCE_BYTES),
+    nonce: Callable[[], bytes] = fresh_nonce,
     deadline_s: float = DEADLINE_S,
     retry: RetryPolicy | None = None,
 ) -> AttestationDocument:
@@ -67,38 +61,21 @@ async def attest(
     What that leaves open is NOT_SHOWN. Raises AttestationError for a document that does not hold, RequestError when
     none came.
     """
-    policy = retry or RetryPolicy()
-    end = monotonic() + deadline_s
     headers = {} if api_key is None or tenant is None else {"Authorization": f"Bearer {api_key}", "X-Tenant-ID": tenant}
-    async with ClusterHttp(endpoint=endpoint, tls=tls) as http:
-        attempt = 0
-        while True:
-            attempt += 1
-            fresh = nonce()
-            try:
-                document, answered = await http.fetch(
-                    "/attestation",
-                    headers=headers,
-                    attempt=attempt,
-                    timeout_s=max(0.0, end - monotonic()),
-                    params={"nonce": fresh.hex()},
-                )
-                break
-            except AttemptError as failed:
-                wait_s = policy.delay_s(
-                    attempt,
-                    remaining_s=end - monotonic(),
-                    random=lambda: secrets.randbelow(1000) / 1000,
-                    retry_after_s=failed.error.retry_after_s,
-                )
-                if not failed.retry or wait_s is None:
-                    raise failed.error from None
-            await asyncio.sleep(wait_s)
+    kept = await fetch_document(
+        endpoint=endpoint,
+        tls=tls,
+        headers=headers,
+        monotonic=monotonic,
+        nonce=nonce,
+        deadline_s=deadline_s,
+        retry=retry,
+    )
     # One document may serve several who asked within a second; then its nonce is made of all of theirs.
-    expected = expected_nonce(fresh, answered.get(NONCES_HEADER))
+    expected = expected_nonce(kept.nonce, kept.nonces)
     try:
         return verify(
-            document,
+            kept.document,
             roots=roots,
             now_ms=clock_ms(),
             policy=AttestationPolicy(allowed_pcrs=measurements, nonce=expected),

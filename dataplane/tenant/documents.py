@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import aiohttp
 from cryptography import x509
 
-from dataplane.protocol.attestation.nonces import NONCES_HEADER, expected_nonce
+from dataplane.protocol.attestation.nonces import expected_nonce
 from dataplane.protocol.attestation.verify import AttestationPolicy, verify
 from dataplane.protocol.errors import AttestationError, MrgcError
 from dataplane.protocol.receipt import Receipt, enclave_user_data
-from dataplane.tenant.attest import DEADLINE_S, NONCE_BYTES
 from dataplane.tenant.bundle import KeptDocument
 from dataplane.tenant.client import wall_clock_ms
 from dataplane.tenant.errors import ReceiptError
-from dataplane.tenant.http import AttemptError, ClusterHttp, deadline_passed, read_at_most
+from dataplane.tenant.fetch import DEADLINE_S, fetch_document, fresh_nonce
 from dataplane.tenant.retry import RetryPolicy
-
-MAX_ANSWER_BYTES = 16_384
-"""Longest document that a verifier reads."""
 
 MAX_HELD = 256
 """Documents held, one an enclave start; each has about 5 KiB."""
@@ -47,7 +40,7 @@ class DocumentSource:
         roots: Sequence[x509.Certificate] | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
         monotonic: Callable[[], float] = time.monotonic,
-        nonce: Callable[[], bytes] = lambda: secrets.token_bytes(NONCE_BYTES),
+        nonce: Callable[[], bytes] = fresh_nonce,
         deadline_s: float = DEADLINE_S,
         retry: RetryPolicy | None = None,
     ) -> None:
@@ -60,7 +53,7 @@ class DocumentSource:
         self._monotonic = monotonic
         self._nonce = nonce
         self._deadline_s = deadline_s
-        self._retry = retry or RetryPolicy()
+        self._retry = retry
 
     async def fetch(self, receipt: Receipt) -> KeptDocument:
         """Return a document over a nonce made here, of the enclave that holds the receipt's key.
@@ -68,53 +61,18 @@ class DocumentSource:
         Raises `AttestationError` for a document that does not hold, `ReceiptError` for one of another enclave (it may
         have started anew since), `RequestError` when none came.
         """
-        end = self._monotonic() + self._deadline_s
-        async with ClusterHttp(endpoint=self._endpoint, tls=self._tls) as http:
-            attempt = 0
-            while True:
-                attempt += 1
-                nonce = self._nonce()
-                try:
-                    left_s = max(0.0, end - self._monotonic())
-                    document, nonces = await self._get(http, receipt.instance, nonce, attempt, left_s)
-                    break
-                except AttemptError as failed:
-                    wait_s = self._retry.delay_s(
-                        attempt,
-                        remaining_s=end - self._monotonic(),
-                        random=lambda: secrets.randbelow(1000) / 1000,
-                        retry_after_s=failed.error.retry_after_s,
-                    )
-                    if not failed.retry or wait_s is None:
-                        raise failed.error from None
-                await asyncio.sleep(wait_s)
-        kept = KeptDocument(document=document, nonce=nonce, nonces=nonces)
+        kept = await fetch_document(
+            endpoint=self._endpoint,
+            tls=self._tls,
+            headers=self._credentials,
+            instance=receipt.instance,
+            monotonic=self._monotonic,
+            nonce=self._nonce,
+            deadline_s=self._deadline_s,
+            retry=self._retry,
+        )
         self._check(kept, receipt)
         return kept
-
-    async def _get(
-        self, http: ClusterHttp, instance: str, nonce: bytes, attempt: int, timeout_s: float
-    ) -> tuple[bytes, str | None]:
-        response = await http.open(
-            "GET",
-            "/attestation",
-            headers=self._credentials,
-            attempt=attempt,
-            timeout_s=timeout_s,
-            params={"nonce": nonce.hex(), "instance": instance},
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                body = await read_at_most(response, MAX_ANSWER_BYTES)
-        except (TimeoutError, aiohttp.ClientError, ConnectionError):
-            raise deadline_passed(attempt) from None
-        finally:
-            response.close()
-        if body is None:
-            raise AttestationError(
-                f"The endpoint answered with over {MAX_ANSWER_BYTES} bytes, longer than any document.", reason="size"
-            )
-        return body, response.headers.get(NONCES_HEADER)
 
     def _check(self, kept: KeptDocument, receipt: Receipt) -> None:
         policy = AttestationPolicy(

@@ -35,8 +35,8 @@ class TenantResponse:
     """One response that is being opened; `TenantClient.infer` gives it.
 
     `status` and `content_type` are the engine's own, from inside the envelope. `request_hash` is what the receipt must
-    name. `receipt` is None until the last
-    chunk was read; then `region` and `instance` are the enclave's word, before that the router's headers.
+    name. `receipt` is None until the last chunk was read; then `region` and `instance` are the enclave's word, before
+    that the router's headers.
     """
 
     status: int
@@ -179,7 +179,6 @@ class TenantResponse:
                 raise OpenError("The response has a receipt and no answer; report it to the operator.")
             self._head = ResponseHead.decode(opened.data)
             self.status, self.content_type = self._head.status, self._head.content_type
-            self._span.set_attribute(names.HTTP_STATUS, self.status)
         elif opened.data:
             self._ready.append(opened.data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplane.protocol import cbor
+from dataplane.protocol.errors import AttestationError
 from tests.fuzz import harness
 from tests.fuzz.harness import STEP_S, TRIES, Target, TooSlowError, load, names, step
+from tests.fuzz.targets import binding
+
+PAGE = Path(__file__).parents[2] / "docs" / "fuzzing.md"
 
 EXAMPLES = 600
 """Mutated inputs of each target in one run of the suite."""
@@ -57,13 +63,38 @@ def test_every_module_in_the_folder_is_a_target_and_every_part_that_reads_bytes_
     modules = {path.stem for path in Path(harness.TARGETS).glob("*.py")} - {"__init__"}
     assert set(names()) == modules, "the discovery leaves none out"
     assert modules >= {
-        *("binding", "cbor", "header", "hop_envelope", "key_policy", "link", "messages", "problem", "receipt"),
+        *(
+            "attestation",
+            "binding",
+            "cbor",
+            "header",
+            "hop_envelope",
+            "key_policy",
+            "link",
+            "messages",
+            "problem",
+            "receipt",
+        ),
         *("recipient", "request_envelope", "response_envelope", "router_head", "sse"),
     }, "what reads a peer's bytes is fuzzed"
     for name in modules:
         tree = ast.parse((harness.TARGETS / f"{name}.py").read_text())
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert "target" in defined, f"{name} has no target"
+
+
+def test_the_page_names_every_target() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(names()), "docs/fuzzing.md has a row for each target and no other"
+
+
+def test_the_bindings_seeds_come_as_far_as_their_documents() -> None:
+    assert binding.judge(cbor.encode(binding.FIELDS), attested=True).wash is None, "an answer of a host without a TPM"
+    assert binding.judge(cbor.encode(binding.WASHED), attested=False).wash is not None, "and of one that was washed"
+    with pytest.raises(AttestationError) as caught:
+        binding.judge(cbor.encode(binding.WASHED | {"document": binding.DOCUMENT}), attested=True)
+    assert caught.value.reason == "age", "a genuine document is refused for its age, after chain and signature"
 
 
 @pytest.mark.parametrize("name", names())

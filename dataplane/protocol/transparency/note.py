@@ -42,7 +42,8 @@ MAX_NOTE_BYTES: Final = 1 << 17
 """128 KiB: 16 signatures of 5,000 bytes in base64 are 107 KB, and the text is below 4 KiB."""
 
 _MARK: Final = "\u2014 "
-_PRIVATE: Final = "PRIVATE+KEY+"
+PRIVATE: Final = "PRIVATE+KEY+"
+"""How a private key's text begins."""
 _FIRST_PRINTABLE: Final = 0x20
 
 
@@ -112,9 +113,9 @@ class SignerKey:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a private key's text; `TransparencyError` (`key`), which repeats nothing of it."""
-        if not text.startswith(_PRIVATE):
-            raise TransparencyError(f"A private key begins with {_PRIVATE}.", reason="key")
-        name, seed = _parse_key(text.removeprefix(_PRIVATE))
+        if not text.startswith(PRIVATE):
+            raise TransparencyError(f"A private key begins with {PRIVATE}.", reason="key")
+        name, seed = _parse_key(text.removeprefix(PRIVATE))
         key = cls(check_name(name), seed)
         if key.text() != text:
             raise TransparencyError("The private key does not fit its own id; copy it whole.", reason="key")
@@ -122,7 +123,7 @@ class SignerKey:
 
     def text(self) -> str:
         """Return the private key's text; no `str` or `repr` gives it."""
-        return _PRIVATE + _key_text(self.name, self.verifier.key_id, self.seed)
+        return PRIVATE + _key_text(self.name, self.verifier.key_id, self.seed)
 
     @property
     def verifier(self) -> VerifierKey:

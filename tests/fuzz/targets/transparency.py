@@ -5,6 +5,7 @@ The first byte picks the parser. What is read must be written back to the same b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from dataplane.log.inputs import InputError, parse_input
@@ -128,7 +129,12 @@ _SAMPLES = [
 SEEDS: list[bytes] = [
     *(bytes([number]) + sample for number, sample in enumerate(_SAMPLES)),
     bytes([10]) + b'{"PCR0":"' + b"01" * 48 + b'","PCR1":"' + b"02" * 48 + b'","PCR2":"' + b"03" * 48 + b'"}',
-    bytes([10]) + b"config.json\0" + b"ab" * 32 + b"\n",
+    bytes([10])
+    + b'{"version":1,"files":[{"name":"config.json","size":2,"sha256":"'
+    + b"ab" * 32
+    + b'"}],"digest":"'
+    + hashlib.sha256(b"config.json\0" + b"ab" * 32 + b"\n").hexdigest().encode()
+    + b'"}',
 ]
 """One good input a parser, so that a fuzzer begins behind the first check."""
 

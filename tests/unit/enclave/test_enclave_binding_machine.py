@@ -260,7 +260,7 @@ class Bindings(RuleBasedStateMachine):
         link = MemoryLink()
         inbound = MemoryInbound(lambda: self.answer(how, link.challenge))
         try:
-            self.loop.run_until_complete(self.server._bind(cast("LinkStream", link), cast("Inbound", inbound)))
+            self.loop.run_until_complete(self.server.binder.bind(cast("LinkStream", link), cast("Inbound", inbound)))
             refused = ""
         except ProblemError as problem:
             refused = problem.code

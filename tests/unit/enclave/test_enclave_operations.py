@@ -283,7 +283,7 @@ async def test_whatever_the_judge_raises_the_old_worker_is_gone_first(
     async with genuine(tmp_path) as running:
         await running.bind()
         assert (await running.infer(running.seal(assurance=2))).receipt.assurance == 2, "the old worker, at level 2"
-        monkeypatch.setattr("dataplane.enclave.server.judge_answer", judge)
+        monkeypatch.setattr("dataplane.enclave.binder.judge_answer", judge)
         reply = (await running.bind()).map()
         assert reply["code"] == "host-failed", "an answer, and no broken connection"
         assert "date value" not in reply["detail"], "what was raised stays inside"

@@ -265,7 +265,7 @@ async def test_a_worker_that_changes_its_configuration_is_no_longer_bound(tmp_pa
 
 async def test_level_2_needs_a_list_of_configurations(tmp_path: Path) -> None:
     async with genuine(tmp_path) as running:
-        running.server._configurations = frozenset()
+        running.server.binder.configurations = frozenset()
         assert (await running.bind()).map()["assurance"] == 1, "its worker may be set up in any way"
 
 

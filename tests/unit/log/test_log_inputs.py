@@ -17,6 +17,8 @@ from dataplane.log.keyfile import make_key, read_key, write_key
 from dataplane.log.pin import read_pin
 from dataplane.protocol.errors import MrgcError, SettingsError
 from dataplane.protocol.transparency.entry import Entry
+from dataplane.worker.manifest import write_manifest
+from dataplane.worker.modelfolder import MANIFEST_FILE
 from dataplane.worker.pool import model_digest
 from tests.support.measurement_log import SIGNER
 
@@ -32,6 +34,17 @@ def read(folder: Path, content: object) -> list[Entry]:
 
 def hexed(**changes: Any) -> dict[str, Any]:
     return {f"PCR{index}": value.hex() for index, value in PCRS.items()} | changes
+
+
+FILE = {"name": "a", "size": 1, "sha256": "cd" * 32}
+
+
+def manifest(files: Any, *, digest: str | None = None) -> dict[str, Any]:
+    """A manifest whose digest is that of its files, where they are files."""
+    known = [file for file in files if isinstance(file, dict)]
+    lines = "".join(f"{file.get('name')}\0{file.get('sha256')}\n" for file in known)
+    reckoned = hashlib.sha256(lines.encode("utf-8", "replace")).hexdigest()
+    return {"version": 1, "digest": reckoned if digest is None else digest, "files": files}
 
 
 def test_what_the_enclaves_build_writes_is_an_enclaves_entry(tmp_path: Path) -> None:
@@ -56,19 +69,16 @@ def test_host_measurements_are_an_entry_each(tmp_path: Path) -> None:
     assert [e.version for e in read(tmp_path, {"allowed": hosts[:1]})] == ["1.4"], "a single one under the given"
 
 
-def test_a_models_manifest_has_the_digest_that_the_worker_reckons(tmp_path: Path) -> None:
+def test_the_manifest_that_the_worker_writes_is_a_models_entry(tmp_path: Path) -> None:
     model = tmp_path / "model"
     (model / "sub").mkdir(parents=True)
     (model / "config.json").write_bytes(b"{}")
     (model / "sub" / "weights").write_bytes(b"weights")
-    lines = [("config.json", b"{}"), ("sub/weights", b"weights")]
-    manifest = "".join(f"{name}\0{hashlib.sha256(data).hexdigest()}\n" for name, data in lines).encode()
-    (entry,) = read(tmp_path, manifest)
+    manifest = write_manifest(model)
+    (entry,) = read(tmp_path, (model / MANIFEST_FILE).read_bytes())
     assert entry.digest is not None, "a model has a digest"
-    assert entry.digest.hex() == model_digest(model), "the one that receipts name"
-    assert digest_entry(f"sha256:{model_digest(model)}", name="x", version="1", time_ms=5).digest == entry.digest, (
-        "same"
-    )
+    assert entry.digest.hex() == manifest.digest == model_digest(model), "the one that receipts name"
+    assert digest_entry(f"sha256:{manifest.digest}", name="x", version="1", time_ms=5).digest == entry.digest, "same"
 
 
 @pytest.mark.parametrize(
@@ -79,9 +89,15 @@ def test_a_models_manifest_has_the_digest_that_the_worker_reckons(tmp_path: Path
         b"[]",
         b"\xff\xfe",
         b"some text\n",
-        b"b\0" + b"ab" * 32 + b"\na\0" + b"ab" * 32 + b"\n",
-        b"a\0" + b"ab" * 32 + b"\na\0" + b"ab" * 32 + b"\n",
-        b"a\0" + b"ab" * 32,
+        manifest([]),
+        manifest([FILE], digest="ab" * 32),
+        manifest([FILE, FILE]),
+        manifest([FILE | {"name": "\ud800"}], digest="ab" * 32),
+        manifest([FILE | {"sha256": "AB" * 32}]),
+        manifest([{"name": "a"}]),
+        manifest(["a"]),
+        manifest("a"),
+        {"configurations": ["ab" * 32]},
         {},
         {"PCR0": "01" * 48},
         {"allowed": []},
@@ -183,3 +199,9 @@ def test_a_wrong_variable_is_named(changes: dict[str, str], name: str) -> None:
     assert name in str(caught.value), "so that it can be mended"
     assert len(str(caught.value)) < 500, "in a sentence"
     assert isinstance(caught.value, MrgcError), "of the one family"
+
+
+def test_a_private_key_given_for_the_public_one_is_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="private key") as caught:
+        read_pin({"MRGC_LOG_URL": "https://mrgc.example/log", "MRGC_LOG_KEY": SIGNER.text()})
+    assert SIGNER.text()[-20:] not in str(caught.value), "a sentence for a terminal holds no secret"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataplane.protocol.attestation.verify import SECURE_BOOT_OFF_PCR7
 from dataplane.protocol.transparency.entry import MAX_TIME_MS, Entry
 from dataplane.protocol.transparency.errors import REASONS, TransparencyError
 
@@ -78,6 +79,8 @@ def test_another_way_to_write_the_same_is_refused(given_fields: dict[str, Any]) 
         (HOST | {"registers": {7: b"\x04" * 48, 12: bytes(48)}}, "PCR4 with PCR12"),
         (HOST | {"registers": {4: bytes(48), 12: bytes(48)}}, "only PCR12"),
         (HOST | {"registers": {4: b"\x04" * 48, 7: bytes(48)}}, "only PCR12"),
+        (HOST | {"registers": {4: b"\x04" * 48, 7: SECURE_BOOT_OFF_PCR7}}, "Secure Boot off"),
+        (HOST | {"registers": {4: b"\x04" * 48, 7: SECURE_BOOT_OFF_PCR7, 12: bytes(48)}}, "Secure Boot off"),
         (HOST | {"registers": {4: b"\x04" * 48, 12: bytes(48), 24: b"\x04" * 48}}, "PCR23"),
         (MODEL | {"digest": bytes(32)}, "digest is zero"),
         (MODEL | {"digest": b"\xab" * 31}, "SHA-256"),
