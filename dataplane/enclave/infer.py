@@ -332,6 +332,7 @@ class Inference:
         def receipt(response: bytes) -> Receipt:
             return self._receipt.finish(
                 request=self._opener.th,
+                opened=self._opener.opened,
                 response=response,
                 level=self._level,
                 proof=self._proof,

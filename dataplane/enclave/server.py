@@ -163,14 +163,11 @@ class EnclaveServer:
         return len(self._tasks)
 
     async def _forget(self) -> None:
-        """Drop what has lapsed of the replay window, slice by slice; runs until cancelled.
-
-        Nothing lapses by a wrong clock: the window keeps the latest time that it was told, for good, so one look at a
-        clock that is a day ahead would have it refuse every request of that day.
-        """
+        """Drop what has lapsed of the replay window, slice by slice; runs until cancelled."""
         while True:
             await asyncio.sleep(FORGET_PERIOD_S)
             more = True
+            # Never by a wrong clock: the window keeps the latest time it was told, and would refuse until then.
             while more and not self.state.host_clock.fault:
                 more = self.state.replay.sweep(self._clock_ms())
                 await asyncio.sleep(0)
