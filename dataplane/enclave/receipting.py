@@ -53,7 +53,7 @@ class ReceiptSigner:
         """Return the signed receipt of one answer, with this moment's time.
 
         `request` is `th`, `opened` what opened it and `response` the hash of what was answered, 32 bytes each; `level`
-        is the assurance at which `worker` was asked, `proof` how old that binding was then. The fields are those of `Receipt`.
+        is the assurance at which `worker` was asked, `proof` how old that binding was then. The fields are `Receipt`'s.
         """
         return Receipt(
             request=request,
