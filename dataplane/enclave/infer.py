@@ -177,6 +177,8 @@ class Inference:
             raise ProblemError("malformed-envelope", "The body ends before the final frame.")
         # With room for the worker's message, which is a little longer: past the replay window nothing may run out.
         reservation.hold(opener.held_bytes + HOP_ALLOWANCE)
+        # The clock may have jumped while body and key came, and the window keeps the latest time that it is told.
+        state.host_clock.check()
         # Only now is it known that the tenant made this message: whoever lacks the key can't fill the window.
         state.replay.record(
             key=TenantKey.parse(header.kms),
@@ -330,6 +332,7 @@ class Inference:
         def receipt(response: bytes) -> Receipt:
             return self._receipt.finish(
                 request=self._opener.th,
+                opened=self._opener.opened,
                 response=response,
                 level=self._level,
                 proof=self._proof,

@@ -41,6 +41,7 @@ class ReceiptSigner:
         self,
         *,
         request: bytes,
+        opened: bytes,
         response: bytes,
         level: int,
         proof: Mapping[str, int],
@@ -51,11 +52,12 @@ class ReceiptSigner:
     ) -> Receipt:
         """Return the signed receipt of one answer, with this moment's time.
 
-        `request` is `th` and `response` the hash of what was answered, 32 bytes each; `level` is the assurance at which
-        `worker` was asked, `proof` how old that binding was then. The fields are those of `Receipt`.
+        `request` is `th`, `opened` what opened it and `response` the hash of what was answered, 32 bytes each; `level`
+        is the assurance at which `worker` was asked, `proof` how old that binding was then. The fields are `Receipt`'s.
         """
         return Receipt(
             request=request,
+            opened=opened,
             response=response,
             assurance=level,
             time=self._clock_ms(),
@@ -98,6 +100,7 @@ class RequestReceipt:
         self,
         *,
         request: bytes,
+        opened: bytes,
         response: bytes,
         level: int,
         proof: Mapping[str, int],
@@ -118,6 +121,7 @@ class RequestReceipt:
         moved = [(name, min(start + self._asked_us, _MAX_UINT), took) for name, start, took in theirs]
         return self._signer.sign(
             request=request,
+            opened=opened,
             response=response,
             level=level,
             proof=proof,

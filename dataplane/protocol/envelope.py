@@ -21,7 +21,7 @@ from dataplane.protocol.frames import (
     TooManyFramesError,
 )
 from dataplane.protocol.header import RequestHeader
-from dataplane.protocol.keys import KeySchedule
+from dataplane.protocol.keys import KeySchedule, opened_digest
 from dataplane.protocol.response import Opened, ResponseOpener, ResponseSealer
 from dataplane.protocol.suite import MAX_BODY_BYTES, MAX_REQUEST_FRAMES, TENANT_SUITE, VERSION, Suite
 
@@ -217,6 +217,13 @@ class EnvelopeOpener(Generic[HeaderT]):
         if self._transcript_hash is None:
             raise FrameError("the request is not complete, so its hash does not exist")
         return self._transcript_hash
+
+    @property
+    def opened(self) -> bytes:
+        """Which header and keys opened the request (`opened_digest`); `FrameError` before `unlock`."""
+        if self._schedule is None:
+            raise FrameError("the request is not unlocked, so nothing has opened it")
+        return opened_digest(self._schedule.header_hash, self._schedule.request())
 
     def response_sealer(self, rs: bytes) -> ResponseSealer:
         """Return the sealer of this request's response; `rs` is 32 random bytes, fresh for every response."""

@@ -17,6 +17,7 @@ KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 SALT_BYTES: Final = 32
 """`rs`, the random salt that opens a response."""
+OPENED_LABEL: Final = b"mrgc/1 opened"
 
 
 class KeyScheduleError(MrgcError):
@@ -39,6 +40,15 @@ def hkdf_extract(salt: bytes, secret: bytes) -> bytes:
 def hkdf_expand(prk: bytes, info: bytes, length: int) -> bytes:
     """HKDF-Expand with SHA-256 (RFC 5869, section 2.3)."""
     return HKDFExpand(algorithm=SHA256(), length=length, info=info).derive(prk)
+
+
+def opened_digest(header_hash: bytes, keys: DirectionKeys) -> bytes:
+    """SHA-256("mrgc/1 opened" || `header_hash` || key || nonce): which header and keys opened a request, 32 bytes.
+
+    AES-GCM alone binds frames to no one key: a second one that opens the same frames to another text is searched for as
+    a collision is. Who has signed this digest has said which one it was, and told nobody the keys.
+    """
+    return hashlib.sha256(OPENED_LABEL + header_hash + keys.key + keys.nonce).digest()
 
 
 class KeySchedule:

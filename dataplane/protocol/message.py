@@ -19,7 +19,7 @@ MAX_PCR_BYTES: Final = 64
 """PCRs are SHA-384 today (48 bytes); the NSM's format allows up to SHA-512."""
 HASH_BYTES: Final = 32
 OPENED_ITEMS: Final = 256
-"""The largest map in an opened frame, the receipt, has 174: itself, 15 members, three maps of 2, 2 and 3 pairs, and 32
+"""The largest map in an opened frame, the receipt, has 176: itself, 16 members, three maps of 2, 2 and 3 pairs, and 32
 spans of a list and three values; the rest is room for members to come."""
 
 REQUEST_ITEMS: Final = 1 + 2 * 3

@@ -35,7 +35,7 @@ MAX_SPANS: Final = 32
 """Spans of one request inside enclave and worker: eleven are made today."""
 
 RECEIPT_MULTIPLE: Final = 1024
-"""A signed receipt takes some 550 bytes, and 35 for each span: with up to ten spans all of an enclave's receipts are
+"""A signed receipt takes some 590 bytes, and 35 for each span: with up to ten spans all of an enclave's receipts are
 one length, which says nothing of the numbers in them. It is the last frame, and its length is in clear."""
 
 USAGE_KEYS: Final = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens"})
@@ -59,10 +59,11 @@ class Receipt:
     """What the enclave says of one answered request.
 
     `request` is `th`, the hash of the request's frames, `response` SHA-256 over the data of every frame before the
-    receipt (the head's map included), joined. `time` is the enclave's clock, ms since 1970. `wash` is
-    `{"id": text, "time": ms}` of the last car wash before this request, None where there was none. `proof` has the ages
-    in seconds of the worker's `binding` and of the `document` that it rests on. `usage` and `spans` are exact figures
-    for the tenant alone. What is None is not sent; a reader skips keys that it does not know.
+    receipt (the head's map included), joined. `opened` is `keys.opened_digest` of the request's header and keys. `time`
+    is the enclave's clock, ms since 1970. `wash` is `{"id": text, "time": ms}` of the last car wash before this
+    request, None where there was none. `proof` has the ages in seconds of the worker's `binding` and of the `document`
+    that it rests on. `usage` and `spans` are exact figures for the tenant alone. What is None is not sent; a reader
+    skips keys that it does not know.
     """
 
     request: bytes
@@ -75,6 +76,7 @@ class Receipt:
     time: int | None = None
     response: bytes | None = None
     config_digest: bytes | None = None
+    opened: bytes | None = None
     proof: Mapping[str, int] | None = None
     usage: Mapping[str, int] | None = field(default=None, repr=False)
     spans: Sequence[SealedSpan] | None = field(default=None, repr=False)
@@ -187,6 +189,7 @@ def _check_optional(fields: Mapping[str, Any]) -> None:
     for name, length in (
         ("response", HASH_BYTES),
         ("config_digest", HASH_BYTES),
+        ("opened", HASH_BYTES),
         ("key", PUBLIC_KEY_BYTES),
         ("sig", SIGNATURE_BYTES),
     ):

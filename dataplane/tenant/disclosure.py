@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dataplane.protocol.errors import MrgcError
 from dataplane.protocol.frames import FINAL, FrameBuffer, FrameOpener
 from dataplane.protocol.header import RequestHeader
-from dataplane.protocol.keys import SALT_BYTES, DirectionKeys, KeySchedule
+from dataplane.protocol.keys import SALT_BYTES, DirectionKeys, KeySchedule, opened_digest
 from dataplane.protocol.message import RequestMessage, ResponseHead
 from dataplane.protocol.suite import MAX_HEADER_BYTES, TENANT_SUITE
 from dataplane.tenant.errors import ReceiptError
@@ -28,8 +28,8 @@ _LENGTH_BYTES = 4
 class OpenedExchange:
     """What was asked and answered, as the enclave had it.
 
-    `request_hash` and `response_hash` are what the receipt must name; `head` is the response head's CBOR and `receipt`
-    the final frame's data.
+    `request_hash`, `opened` and `response_hash` are what the receipt must name; `head` is the response head's CBOR and
+    `receipt` the final frame's data.
     """
 
     header: RequestHeader
@@ -38,6 +38,7 @@ class OpenedExchange:
     body: bytes = field(repr=False)
     receipt: bytes = field(repr=False)
     request_hash: bytes
+    opened: bytes
     response_hash: bytes
 
 
@@ -80,6 +81,7 @@ class Disclosed:
             body=b"".join(body),
             receipt=receipt,
             request_hash=hashlib.sha256(frames).digest(),
+            opened=opened_digest(header_hash, self.request_keys),
             response_hash=hashlib.sha256(b"".join(answered[:-1])).digest(),
         )
 

@@ -20,6 +20,8 @@ from dataplane.tenant.errors import ReceiptError
 from dataplane.tenant.pins import Pins, response_hash
 
 ATTESTED_HOST = 2
+ANSWERED = 200
+"""The inner status of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +62,14 @@ def judge(bundle: ReceiptBundle, wanted: Wanted) -> Verdict:
     if receipt.response is None or receipt.time is None:
         raise ReceiptError("The receipt names no response or no time, which every signed receipt does.")
     document = _judge_document(bundle.attestation, receipt, key, wanted)
-    head = ResponseHead.decode(bundle.head)
-    wanted.pins.check(receipt, status=head.status)
+    ResponseHead.decode(bundle.head)
+    # As an answer, whatever the head says: that is not covered before the response is there, and a refusal is no
+    # evidence of a model.
+    wanted.pins.check(receipt, status=ANSWERED)
     exchange = None if bundle.disclosed is None else bundle.disclosed.open()
     if exchange is not None:
         _judge_exchange(exchange, bundle, receipt)
-    _judge_request(wanted.request, receipt, exchange)
+    _judge_request(wanted.request, receipt, bundle, exchange)
     if wanted.response is not None and response_hash(bundle.head, wanted.response) != receipt.response:
         raise ReceiptError("The response's file is not what the receipt was signed for.")
     return Verdict(
@@ -98,17 +102,24 @@ def _judge_document(kept: KeptDocument, receipt: Receipt, key: bytes, wanted: Wa
 def _judge_exchange(exchange: OpenedExchange, bundle: ReceiptBundle, receipt: Receipt) -> None:
     if exchange.request_hash != receipt.request:
         raise ReceiptError("The disclosed request is not the one that the receipt names.")
+    if exchange.opened != receipt.opened:
+        # Other keys may open the same frames to another text: AES-GCM does not say which were used, the receipt does.
+        raise ReceiptError("The disclosed request is shown under other keys than the enclave opened it with.")
     if exchange.receipt != bundle.receipt or exchange.head != bundle.head:
         raise ReceiptError("The disclosed response holds another receipt or head than the bundle.")
     if exchange.response_hash != receipt.response:
         raise ReceiptError("The disclosed response is not the one that the receipt was signed for.")
 
 
-def _judge_request(given: bytes | None, receipt: Receipt, exchange: OpenedExchange | None) -> None:
+def _judge_request(
+    given: bytes | None, receipt: Receipt, bundle: ReceiptBundle, exchange: OpenedExchange | None
+) -> None:
     if given is None:
         return
     if is_sealed(given):
-        if sealed_request_hash(given) != receipt.request:
+        # The receipt's hash is of the frames: what is disclosed says which header they were opened under.
+        whole = bundle.disclosed is None or bundle.disclosed.request == given
+        if sealed_request_hash(given) != receipt.request or not whole:
             raise ReceiptError("The sealed request's file is not what the receipt names.")
     elif exchange is None:
         raise ReceiptError(
@@ -148,7 +159,7 @@ def _proved(
             f"{exchange.header.model!r}, sealed as tenant {exchange.header.tenant!r} with {exchange.header.kms}."
         )
     elif wanted.request is not None:
-        said.append("The request's file is the sealed request that was answered.")
+        said.append("The frames of the request's file are those of the sealed request that was answered.")
     return said
 
 
@@ -172,6 +183,11 @@ def _not_proved(
             "What was asked, and by whom: the receipt names the sealed frames, and only a holder of their key can show "
             "which text they are."
         )
+        if wanted.request is not None:
+            unsaid.append(
+                "That the header of the request's file (tenant, model pool, KMS key) is the one that was sent: only a "
+                "holder of the frames' key can show that."
+            )
         if wanted.response is None:
             unsaid.append("What was answered: give the answer's bytes with --response to compare their hash.")
     else:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dataplane.protocol.errors import ProblemError
-from dataplane.protocol.hop import EPOCH_BYTES, HopRequestOpener, worker_binding_digest
+from dataplane.protocol.hop import EPOCH_BYTES, HopHeader, HopRequestOpener, worker_binding_digest
 from dataplane.protocol.wash import WASH_ID_BYTES, Wash
 from dataplane.worker.tpm import Tpm, TpmError
 
@@ -31,13 +31,24 @@ MAX_PREVIOUS: Final = 16
 so ten attempts fall into `PREVIOUS_KEY_S`: the key that the enclave holds meanwhile is still among them."""
 
 
+MAX_SERVED: Final = 262_144
+"""Requests under one key: 436 a second for the ten minutes between two bindings, more than any host serves. An entry
+takes 110 bytes, so a full memory 28 MiB."""
+
+RETRY_AFTER_S: Final = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One key's life; `until_s` (monotonic) is its end once another key has taken its place."""
+    """One key's life; `until_s` (monotonic) is its end once another key has taken its place.
+
+    `served` has the `enc` of each request that was sealed to it and served.
+    """
 
     private_key: X25519PrivateKey = field(repr=False)
     epoch: bytes
     until_s: float | None = None
+    served: set[bytes] = field(default_factory=set, repr=False)
 
     @property
     def public_key(self) -> bytes:
@@ -100,6 +111,24 @@ class WorkerIdentity:
         """An opener for one hop request under any key that is accepted now."""
         return HopRequestOpener(self._key, self.config_digest)
 
+    def serve_once(self, header: HopHeader) -> None:
+        """Note that the hop request with this header, whose message has opened, is served now.
+
+        The host carries hop requests and can send one again: run often enough, one request and its copies would fill
+        the windows that totals are released by, and the totals would tell its figures. Raises `ProblemError`
+        host-failed for a copy, or for a key that ended just now, and overloaded past `MAX_SERVED`.
+        """
+        found = self._find(header.epoch)
+        if found is None or header.enc in found.served:
+            raise ProblemError("host-failed", "The GPU worker has served this hop request, or its key has ended.")
+        if len(found.served) >= MAX_SERVED:
+            raise ProblemError(
+                "overloaded",
+                f"The GPU worker has served {MAX_SERVED} requests under this key; bind it again.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        found.served.add(header.enc)
+
     async def bind(self, challenge: bytes) -> dict[str, object]:
         """Answer an enclave's challenge with a new key, which replaces the current one.
 
@@ -132,15 +161,18 @@ class WorkerIdentity:
     def _take(self, new: Epoch) -> None:
         now_s = self._monotonic()
         old = self._current
-        retired = Epoch(private_key=old.private_key, epoch=old.epoch, until_s=now_s + PREVIOUS_KEY_S)
+        retired = replace(old, until_s=now_s + PREVIOUS_KEY_S)
         self._previous = (retired, *self._live(now_s))[:MAX_PREVIOUS]
         self._current = new
 
     def _key(self, epoch: bytes) -> X25519PrivateKey | None:
         """Return the key of an epoch that is accepted at this moment."""
+        found = self._find(epoch)
+        return None if found is None else found.private_key
+
+    def _find(self, epoch: bytes) -> Epoch | None:
         self._previous = self._live(self._monotonic())
-        found = [each.private_key for each in (self._current, *self._previous) if each.epoch == epoch]
-        return found[0] if found else None
+        return next((each for each in (self._current, *self._previous) if each.epoch == epoch), None)
 
     def _live(self, now_s: float) -> tuple[Epoch, ...]:
         return tuple(each for each in self._previous if each.until_s is not None and now_s < each.until_s)

@@ -97,8 +97,9 @@ class Inference:
         """Serve to the end, or raise what `serve` handles."""
         opener = await receive_request(link, self.identity.opener())
         encoded = opener.message()
-        if encoded is None:
+        if encoded is None or opener.header is None:
             raise ProblemError("host-failed", "The hop request ended before its message did.")
+        self.identity.serve_once(opener.header)
         message = HopMessage.decode(encoded)
         if message.deadline_ms:
             _shorten(limit, message.deadline_ms / 1000)

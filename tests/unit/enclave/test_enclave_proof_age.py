@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dataplane.enclave import server
 from dataplane.enclave.binding import MAX_BINDING_AGE_S
 from dataplane.enclave.hostclock import MAX_LOOK_AGE_S, MAX_SKEW_MS, HostClock, WatchedNsm
 from dataplane.enclave.hostrules import HostRules, read_host_rules
@@ -114,6 +115,39 @@ async def test_a_host_whose_clock_is_off_serves_nothing_until_it_is_right(tmp_pa
         assert "clock skew" in refused.map()["detail"], "for this reason"
         running.offset_ms = 0
         assert (await running.infer(running.seal())).head.status == 200, "it recovers by itself"
+
+
+@pytest.mark.parametrize("offset_ms", [MAX_SKEW_MS + 2_000, 24 * 3_600_000])
+async def test_a_clock_that_was_ahead_for_a_moment_costs_no_request_once_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset_ms: int
+) -> None:
+    monkeypatch.setattr(server, "FORGET_PERIOD_S", 0.001)
+    async with enclave(tmp_path) as running:
+        served = running.seal()
+        assert (await running.infer(served)).head.status == 200, "remembered from here on"
+        running.offset_ms = offset_ms
+        await asyncio.sleep(0.05)  # the window's broom has come by some times
+        running.offset_ms = 0
+        outcome = await running.infer(running.seal())
+        assert outcome.ended is LinkType.END, "the replay window did not take the wrong time for the latest it saw"
+        assert outcome.head.status == 200, "so a good request is served"
+        assert (await running.infer(served)).problem == "replayed", "and what was served is not forgotten"
+
+
+async def test_a_clock_that_jumps_while_a_data_key_is_fetched_is_told_as_the_hosts_fault(tmp_path: Path) -> None:
+    async with enclave(tmp_path) as running:
+        decrypt = running.kms.decrypt
+
+        async def jumping(**named: Any) -> bytes:
+            running.offset_ms = 3_600_000
+            return await decrypt(**named)
+
+        running.kms.decrypt = jumping  # type: ignore[method-assign] # the host's clock jumps meanwhile
+        outcome = await running.infer(running.seal())
+        assert outcome.problem == "host-failed", "the tenant's request was good: it is not told `expired`"
+        running.kms.decrypt = decrypt  # type: ignore[method-assign]
+        running.offset_ms = 0
+        assert (await running.infer(running.seal())).head.status == 200, "and nothing of the wrong time stays"
 
 
 async def test_a_small_skew_is_borne(tmp_path: Path) -> None:

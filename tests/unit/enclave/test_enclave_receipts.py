@@ -16,7 +16,9 @@ from dataplane.enclave.identity import EnclaveIdentity
 from dataplane.enclave.receipting import FIRST_BYTE, ReceiptSigner, RequestReceipt
 from dataplane.protocol.attestation.document import AttestationDocument, parse_cose, parse_payload
 from dataplane.protocol.hop import HopTail
+from dataplane.protocol.keys import KeySchedule
 from dataplane.protocol.receipt import MAX_SPANS, Receipt, enclave_user_data, verify_signature
+from dataplane.protocol.suite import TENANT_SUITE
 from observability import names
 from tests.unit.enclave.harness import CONFIG_DIGEST, Enclave, Outcome, enclave
 
@@ -59,6 +61,17 @@ async def test_a_restarted_enclave_has_another_key(tmp_path: Path) -> None:
         async with enclave(tmp_path / name) as running:
             shown.append((await document_of(running)).user_data)
     assert shown[0] != shown[1], "no key outlives the enclave that made it"
+
+
+async def test_the_receipt_names_the_header_and_keys_that_opened_the_request(running: Enclave) -> None:
+    context, cek, wrapped = running.session()
+    sealed = running.seal(session=(context, cek, wrapped))
+    receipt = (await running.infer(sealed)).receipt
+    data, _, header = sealed
+    prefix = data[: data.index(header.encode()) + len(header.encode())]
+    keys = KeySchedule(TENANT_SUITE, prefix, cek).request()
+    digest = hashlib.sha256(b"mrgc/1 opened" + hashlib.sha256(prefix).digest() + keys.key + keys.nonce).digest()
+    assert receipt.opened == digest, "so nobody can show other keys, which open the same frames to another text"
 
 
 @pytest.mark.parametrize("pad", [0, 256])
@@ -125,6 +138,7 @@ def test_the_workers_times_are_moved_to_the_enclaves_and_bounded() -> None:
     )
     receipt = making.finish(
         request=bytes(32),
+        opened=b"\x01" * 32,
         response=bytes(32),
         level=1,
         proof={"binding": 3},

@@ -159,13 +159,13 @@ class FakeCluster:
             case Answer():
                 sealer = opener.response_sealer(secrets.token_bytes(32))
                 try:
-                    return await self._answer(request, step, sealer, opener.th)
+                    return await self._answer(request, step, sealer, opener)
                 except asyncio.CancelledError:
                     self.cancelled.set()
                     raise
 
     async def _answer(
-        self, request: web.Request, step: Answer, sealer: ResponseSealer, th: bytes
+        self, request: web.Request, step: Answer, sealer: ResponseSealer, opener: RequestOpener
     ) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
@@ -192,7 +192,8 @@ class FakeCluster:
             await asyncio.sleep(step.pause_s)
         if not step.end_early:
             receipt = Receipt(
-                request=step.request or th,
+                request=step.request or opener.th,
+                opened=opener.opened,
                 response=hashlib.sha256(head + b"".join(step.pieces)).digest(),
                 time=wall_clock_ms(),
                 assurance=step.assurance,

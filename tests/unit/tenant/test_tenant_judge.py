@@ -90,6 +90,7 @@ def exchange(*, body: bytes = BODY, answer: bytes = ANSWER, pad: int = 0, **chan
         "instance": INSTANCE,
         "model_digest": MODEL,
         "config_digest": CONFIG,
+        "opened": opener.opened,
     }
     receipt = Receipt(**(fields | changes)).signed(KEY).encode()
     answering = opener.response_sealer(secrets.token_bytes(32))
@@ -151,10 +152,20 @@ def test_files_are_compared_with_what_was_signed() -> None:
         (SHOWN, {"request": disclosed(exchange()).request}, "sealed request's file"),
         (SHOWN, {"request": BODY}, "discloses no keys"),
         (WHOLE, {"request": BODY + b" "}, "not what was asked"),
+        (WHOLE, {"request": disclosed(WHOLE).request.replace(b"tenant-a", b"tenant-b")}, "sealed request's file"),
     ]
     for bundle, files, sentence in wrong:
         with pytest.raises(ReceiptError, match=sentence):
             judge(bundle, replace(LOCAL, **files))
+
+
+def test_of_a_sealed_file_without_keys_only_the_frames_are_called_proved() -> None:
+    forged = disclosed(WHOLE).request.replace(b"tenant-a", b"tenant-b")
+    verdict = judge(SHOWN, replace(LOCAL, request=forged))
+    assert any("frames of the request's file" in said for said in verdict.proved), "the receipt names their hash"
+    assert any("header of the request's file" in said for said in verdict.not_proved), (
+        "a header with anybody's name and key fits the same frames until somebody shows what opens them"
+    )
 
 
 def test_what_is_proved_and_what_is_not_is_said_plainly() -> None:
@@ -242,6 +253,11 @@ BROKEN: dict[str, tuple[Callable[[], ReceiptBundle], str]] = {
         lambda: replace(WHOLE, disclosed=replace(disclosed(WHOLE), request_keys=DirectionKeys(bytes(32), bytes(12)))),
         "does not open",
     ),
+    "with keys that the enclave did not use, whatever they open": (
+        lambda: exchange(opened=secrets.token_bytes(32)),
+        "other keys than the enclave",
+    ),
+    "with keys that no receipt speaks of": (lambda: exchange(opened=None), "other keys than the enclave"),
     "of other bytes than were answered": (lambda: exchange(response=bytes(32)), "disclosed response"),
 }
 
@@ -286,10 +302,20 @@ def test_a_receipt_that_is_not_as_expected_does_not_hold(wanted: Wanted, sentenc
         judge(SHOWN, wanted)
 
 
+def test_a_refusal_that_names_no_model_is_no_evidence_of_the_model_that_was_expected() -> None:
+    refused = replace(
+        exchange(model_digest=""), disclosed=None, head=ResponseHead(status=400, content_type="text/plain").encode()
+    )
+    with pytest.raises(ReceiptError, match="Another model"):
+        judge(refused, replace(LOCAL, pins=parse_pins(models=[MODEL])))
+    assert "model" not in "\n".join(judge(refused, LOCAL).proved), "nor is a model spoken of where none was pinned"
+
+
 @given(st.data())
 def test_no_flipped_byte_of_receipt_document_or_exchange_holds(data: st.DataObject) -> None:
     part = data.draw(st.sampled_from(["receipt", "document", "nonce", "request", "response"]))
-    bundle = WHOLE
+    # Beside the exchange stands a copy of the receipt: without it nothing but the signature covers the receipt.
+    bundle = WHOLE if part in {"request", "response"} or data.draw(st.booleans()) else SHOWN
     if part == "receipt":
         bundle = replace(bundle, receipt=flip_any(data, bundle.receipt))
     elif part in {"document", "nonce"}:

@@ -11,6 +11,7 @@ import pytest
 from dataplane.protocol.errors import ProblemError
 from dataplane.protocol.hop import seal_hop, worker_binding_digest
 from dataplane.protocol.wash import Wash
+from dataplane.worker import identity as identity_module
 from dataplane.worker.identity import PREVIOUS_KEY_S, WorkerIdentity
 from dataplane.worker.tpm import MAX_DOCUMENT_BYTES, NitroTpm, Tpm, TpmError
 
@@ -49,6 +50,42 @@ def sealed_to(binding: Any, message: bytes = b"message") -> bytes:
     """A hop request to the key of a binding."""
     _, sealer = seal_hop(binding["public_key"], binding["epoch"], DIGEST, os.urandom(16))
     return sealer.prefix() + sealer.seal(message, final=True)
+
+
+async def test_a_hop_request_is_served_once_also_after_its_key_was_replaced() -> None:
+    worker = identity()
+    opener = worker.opener()
+    opener.feed(sealed_to(await worker.bind(CHALLENGE)))
+    assert opener.header is not None, "it opened"
+    worker.serve_once(opener.header)
+    await worker.bind(CHALLENGE)
+    with pytest.raises(ProblemError, match="has served"):
+        worker.serve_once(opener.header)
+    worker.washed()
+    with pytest.raises(ProblemError, match="its key has ended"):
+        worker.serve_once(opener.header)
+
+
+async def test_a_key_that_can_remember_no_more_serves_no_more_and_the_next_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity_module, "MAX_SERVED", 1)
+    worker = identity()
+    binding = await worker.bind(CHALLENGE)
+    served = []
+    for _ in range(2):
+        opener = worker.opener()
+        opener.feed(sealed_to(binding))
+        assert opener.header is not None, "it opened"
+        served.append(opener.header)
+    worker.serve_once(served[0])
+    with pytest.raises(ProblemError) as refused:
+        worker.serve_once(served[1])
+    assert refused.value.code == "overloaded", "rather than forget what was served"
+    opener = worker.opener()
+    opener.feed(sealed_to(await worker.bind(CHALLENGE)))
+    assert opener.header is not None, "it opened"
+    worker.serve_once(opener.header)
 
 
 def opens(worker: WorkerIdentity, sealed: bytes) -> bool:

@@ -19,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from dataplane.mesh.address import AddressError, UnixAddress
 from dataplane.mesh.lifecycle import Stop
 from dataplane.protocol.errors import LinkError, ProblemError
+from dataplane.protocol.hop import seal_hop
 from dataplane.protocol.link import LinkType
 from dataplane.worker.engine import (
     EngineCall,
@@ -30,6 +31,7 @@ from dataplane.worker.engine import (
     Usage,
 )
 from dataplane.worker.pool import Pool, model_digest
+from dataplane.worker.release import RELEASE_REQUESTS
 from dataplane.worker.server import WorkerDeadError, WorkerServer
 from stacks.local.synthetic import SyntheticFactory
 from stacks.local.synthetic_cost import SyntheticCosts
@@ -111,6 +113,32 @@ class BrokenFactory:
 
     async def close(self) -> None:
         pass
+
+
+async def test_a_recorded_hop_request_is_served_once_and_its_figures_are_in_no_total_twice(run_worker: Run) -> None:
+    async with run_worker(synthetic()) as (_, client, _task):
+        binding = await client.bind()
+        _, sealer = seal_hop(binding["public_key"], binding["epoch"], binding["config_digest"], bytes(16))
+        message = hop_message(COMPLETIONS, {"prompt": "word " * 1000, "max_tokens": 1})
+        recorded = sealer.prefix() + b"".join(sealer.seal_message(message.encode()))
+        ended = []
+        for _ in range(RELEASE_REQUESTS):
+            link = await client.link()
+            await link.send(LinkType.OPEN, {"op": "infer"}, timeout_s=5)
+            await link.send(LinkType.HOP_DATA, recorded, timeout_s=5)
+            await link.send(LinkType.HOP_END, timeout_s=5)
+            while (reply := await link.receive(5)) is not None and reply.type not in {
+                LinkType.HOP_END,
+                LinkType.PROBLEM,
+            }:
+                pass
+            ended.append(None if reply is None else reply.type)
+            await link.close()
+        assert ended == [LinkType.HOP_END] + [LinkType.PROBLEM] * (RELEASE_REQUESTS - 1), "whoever recorded it"
+        released = (await client.stats())["released"]
+        assert released["requests"] == released["prompt_tokens"] == 0, (
+            "a window of one tenant's request and its copies would release that request's own count"
+        )
 
 
 async def test_an_answer_has_head_body_tail_and_span(run_worker: Run, mount: Path) -> None:
