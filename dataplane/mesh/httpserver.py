@@ -41,19 +41,24 @@ logger = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """One peer's connection. What can't be parsed is answered as the server says, and then nothing more is read."""
 
-    __slots__ = ("_head_timer", "_refused", "_server")
+    __slots__ = ("_answered", "_head_timer", "_refused", "_server")
 
     def __init__(self, server: GuardedServer, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         """As aiohttp's own."""
         super().__init__(server, loop=loop, **kwargs)
         self._server = server
         self._refused = False
+        self._answered = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered on this connection."""
-        return bool(self._request_in_progress)
+        """Whether a request of this connection is being answered, or is about to be.
+
+        aiohttp's own mark is set a turn of the loop after it took the head from its queue. What falls in between, such
+        as a body that is sent right after its head, belongs to no later head.
+        """
+        return self._request_count > self._answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first head."""
@@ -73,7 +78,7 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._request_count > heads:
             self._stop_timer()
-        elif not self.busy and not self._messages and self._head_timer is None:
+        elif not self.busy and self._head_timer is None:
             self._await_head()  # a later head has begun
         if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
             # The parser gave up. If it did so within a body, aiohttp tells only the next request, which never comes:
@@ -82,6 +87,12 @@ class Connection(web.RequestHandler):
             request = self._current_request
             if request is not None and not request.content.is_eof():
                 request.content.set_exception(web.RequestPayloadError("the body's framing is broken"))
+
+    async def _handle_request(self, *args: Any, **kw: Any) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super()._handle_request(*args, **kw)
+        finally:
+            self._answered += 1
 
     def log_debug(self, *args: Any, **kw: Any) -> None:
         """Say nothing: these records carry errors whose text quotes what was sent."""
