@@ -61,7 +61,7 @@ def run_sidecar(settings_class: type[S], main: Main[S], *, service: str) -> NoRe
         sys.exit(EX_USAGE)
     configure_logs(service, settings.log_level)
     try:
-        asyncio.run(supervise(main, settings))
+        asyncio.run(supervise(main, settings, last=True))
     except SettingsError as error:
         # A file that a variable names is configuration too: found out later, reported the same way.
         sys.stderr.write(f"mrgc {service}: bad configuration\n{error}\n")
@@ -75,8 +75,12 @@ def run_sidecar(settings_class: type[S], main: Main[S], *, service: str) -> NoRe
     sys.exit(0)
 
 
-async def supervise(main: Main[S], settings: S) -> None:
-    """Run `main`, turning signals into `Stop` and bounding the time after it."""
+async def supervise(main: Main[S], settings: S, *, last: bool = False) -> None:
+    """Run `main`, turning signals into `Stop` and bounding the time after it.
+
+    Where it is the `last` that the process does, signals that come after it are ignored: the process ends already, and a
+    signal in that moment must not make an orderly end look like a death.
+    """
     stop = Stop()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log_unhandled)
@@ -107,3 +111,5 @@ async def supervise(main: Main[S], settings: S) -> None:
         stopping.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            if last:
+                signal.signal(number, signal.SIG_IGN)

@@ -55,6 +55,15 @@ def test_a_known_failure_exits_1_with_one_sentence() -> None:
     assert (done.returncode, done.stderr) == (1, "mrgc probe: The port is taken.\n"), "one sentence, no traceback"
 
 
+def test_a_signal_that_comes_while_the_process_ends_does_not_make_an_orderly_end_a_death() -> None:
+    done = run("""import asyncio, os, signal, time
+    def late():
+        while signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN): time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+    asyncio.get_running_loop().run_in_executor(None, late)""")
+    assert done.returncode == 0, "main has ended, and only its threads are waited for"
+
+
 async def test_a_signal_asks_the_sidecar_to_stop_and_it_drains() -> None:
     drained = asyncio.Event()
 
