@@ -78,8 +78,8 @@ def run_sidecar(settings_class: type[S], main: Main[S], *, service: str) -> NoRe
 async def supervise(main: Main[S], settings: S, *, last: bool = False) -> None:
     """Run `main`, turning signals into `Stop` and bounding the time after it.
 
-    Where it is the `last` that the process does, signals that come after it are ignored: the process ends already, and a
-    signal in that moment must not make an orderly end look like a death.
+    Where it is the `last` that the process does, signals that come after it are ignored: the process ends already, and
+    a signal in that moment must not make an orderly end look like a death.
     """
     stop = Stop()
     loop = asyncio.get_running_loop()
