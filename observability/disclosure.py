@@ -148,8 +148,6 @@ HEALTH: Final = (
             "assurance",
             "pcr0",
             "worker_epoch",
-            "binding_age_ms",
-            "clock_skew_ms",
         )
     ),
     Row(Where.HEALTH, "binding_age_ms", H, "the parent carried the binding"),
