@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dataplane.protocol import cbor
+from dataplane.protocol import cbor, ed25519
 from dataplane.protocol.errors import OpenError
 from dataplane.protocol.fill import FILL, fill_of, is_fill
 from dataplane.protocol.message import (
@@ -136,10 +135,8 @@ def verify_signature(receipt: bytes) -> bytes:
         raise OpenError("the receipt names no key of 32 bytes, so nothing signed it")
     if not isinstance(signature, bytes) or len(signature) != SIGNATURE_BYTES:
         raise OpenError("the receipt has no signature of 64 bytes")
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, cbor.encode(fields))
-    except (InvalidSignature, ValueError):
-        raise OpenError("the receipt's signature is not its key's") from None
+    if not ed25519.holds(key, signature, cbor.encode(fields)):
+        raise OpenError("the receipt's signature is not its key's")
     return key
 
 

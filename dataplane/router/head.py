@@ -48,7 +48,9 @@ _WANTED = frozenset(
     }
 )
 
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(
+    r"(?P<version>(?!ff)[0-9a-f]{2})(?P<known>-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<more>-.*)?"
+)
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
 
@@ -116,9 +118,14 @@ def read_request_id(fields: Mapping[str, str]) -> str | None:
 
 
 def read_traceparent(fields: Mapping[str, str]) -> str | None:
-    """Return a valid `traceparent` (W3C Trace Context), or None: an invalid one is ignored, as the standard says."""
-    value = fields.get("traceparent", "")
-    return value if _TRACEPARENT.fullmatch(value) else None
+    """Return a valid `traceparent` (W3C Trace Context), or None: an invalid one is ignored, as the standard says.
+
+    One of a later version is read as far as version 00 goes, for it may say that nothing is to be traced.
+    """
+    found = _TRACEPARENT.fullmatch(fields.get("traceparent", ""))
+    if found is None or (found["version"] == "00" and found["more"] is not None):
+        return None
+    return "00" + found["known"]
 
 
 def read_credentials(fields: Mapping[str, str]) -> Credentials:

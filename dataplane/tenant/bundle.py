@@ -89,9 +89,11 @@ class ReceiptBundle:
         if len(text) > MAX_BUNDLE_BYTES:
             raise ReceiptError(f"The file is over {MAX_BUNDLE_BYTES} bytes, longer than a receipt bundle can be.")
         try:
-            document = json.loads(text)
+            document = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
-            raise ReceiptError("The file is not JSON; give a bundle that `mrgc tenant ask --receipt` wrote.") from None
+            raise ReceiptError(
+                "The file is not JSON with each key once; give a bundle that `mrgc tenant ask --receipt` wrote."
+            ) from None
         if not isinstance(document, dict) or document.get("format") != FORMAT or document.keys() != _KEYS:
             raise ReceiptError(f"The file is no receipt bundle of the format {FORMAT}.")
         request_id = document["request_id"]
@@ -142,6 +144,14 @@ def write_bundle(path: Path, bundle: ReceiptBundle) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise SettingsError(f"The receipt cannot be written to {path} ({error.strerror}).") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once: of two receipts one reader would show the first, another the last."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key is there twice")
+    return fields
 
 
 def _attestation(value: object) -> KeptDocument | None:

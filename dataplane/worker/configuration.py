@@ -27,6 +27,18 @@ ENGINE_VARIABLES: Final = (
     "NCCL_",
     "PYTHON",
     "LD_",
+    # Libraries that CUDA, NVTX, OpenSSL and the C library load by name; kernels that were compiled before.
+    "CUDA_",
+    "NVTX_",
+    "OPENSSL_",
+    "GCONV_",
+    "TRITON_",
+    "FLASHINFER_",
+    # The compilers that kernels are made with, and the folders that compiled ones are looked for in.
+    "CC",
+    "CXX",
+    "XDG_",
+    "HOME",
 )
 """Beginnings of variables by which the engine, its libraries and the interpreter can be made to log prompts, to load
 other code or to reach a network. Whatever begins so is part of the configuration, by name and value."""

@@ -47,6 +47,9 @@ WATCH_S: Final = 3600.0
 RETRY_AFTER_S: Final = 1
 JSON: Final = "application/json"
 
+NO_TOKENS: Final = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0)
+"""What a message used that the engine did not run."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -170,9 +173,9 @@ class Inference:
                     await answer.send(head.encode())
                 usage = reply.usage()
             ended_us = timeline.now_us()
-            if usage is not None:
-                sample = _sample(usage, asked_us, first_us, ended_us, kv_cache_usage)
-                self.tally.ran(sample, now_s=self.monotonic())
+            # A message that was refused counts as well, with no tokens: when a window is full must not tell which were.
+            sample = _sample(usage or NO_TOKENS, asked_us, first_us, ended_us, kv_cache_usage)
+            self.tally.answered(sample, now_s=self.monotonic())
             timeline.add(names.WORKER_GENERATE, 0, ended_us)
             timeline.add(names.WORKER_FIRST_PIECE, asked_us, first_us)
             timeline.add(names.WORKER_STREAM, first_us, ended_us)

@@ -15,11 +15,13 @@ import shutil
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from dataplane.worker.manifest import Manifest, ManifestFile, read_manifest
 from dataplane.worker.modelfolder import ModelFolder, PoolError
+from dataplane.worker.mounts import read_mounts, served_elsewhere
 
 COPY_CHUNK_BYTES: Final = 4 * 1024 * 1024
 DEFAULT_MAX_BYTES: Final = 1024**4
@@ -32,10 +34,20 @@ READ_ONLY: Final = 0o400
 class ModelCache:
     """Copies of model pools in a private folder. Every method blocks on the file system; safe for threads."""
 
-    def __init__(self, root: Path | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        """`root` is made if need be; None takes a fresh folder below the system's temporary one, and removes it."""
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        mounts: Callable[[], str] = read_mounts,
+    ) -> None:
+        """`root` is made if need be; None takes a fresh folder below the system's temporary one, and removes it.
+
+        `mounts` reads the kernel's table of mounts.
+        """
         self._given = root
         self._max_bytes = max_bytes
+        self._mounts = mounts
         self._root: Path | None = None
         self._descriptor = -1
         self._sizes: dict[Path, int] = {}
@@ -101,9 +113,11 @@ class ModelCache:
             root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _claim(descriptor, root)
+            _claim(descriptor, root, self._mounts())
         except BaseException:
             os.close(descriptor)
+            if self._given is None:
+                root.rmdir()
             raise
         self._root, self._descriptor = root, descriptor
         self._clear(root)
@@ -165,9 +179,13 @@ class ModelCache:
         return ManifestFile(name=name, size=size, sha256=digest.hexdigest())
 
 
-def _claim(descriptor: int, root: Path) -> None:
-    """See that the folder is ours alone: owner, mode, lock; raises `PoolError`."""
+def _claim(descriptor: int, root: Path, mounts: str) -> None:
+    """See that the folder is ours alone: owner, mode, lock, and a disk of this machine; raises `PoolError`."""
     status = os.fstat(descriptor)
+    kind = served_elsewhere(status.st_dev, mounts)
+    if kind is not None:
+        # Who serves the bytes could give other ones to the engine than were hashed: a copy there is no copy.
+        raise PoolError(f"MODEL_CACHE_DIR {root} is on {kind}; give the worker a folder on a disk of this machine.")
     if status.st_uid != os.geteuid():
         raise PoolError(f"MODEL_CACHE_DIR {root} belongs to another user; give the worker a folder of its own.")
     if stat.S_IMODE(status.st_mode) != PRIVATE:

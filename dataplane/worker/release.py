@@ -1,6 +1,7 @@
 """When totals over many requests may leave the worker: the rule that keeps one request's figures out of them.
 
-A window takes requests that the engine ran. It is released, into totals that only ever grow, once it holds 16 requests,
+A window takes requests that were answered to their end, refused messages too: which of them the engine ran is as sealed
+as their status. It is released, into totals that only ever grow, once it holds 16 requests,
 or 4 of them ten minutes after its first. What is released is cut down to whole thousands of tokens and whole seconds;
 the rest waits for the next window, so that nothing is lost and totals stay true. Pure: time is an argument.
 
@@ -37,7 +38,7 @@ QUANTA: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One request that the engine ran to its end.
+    """One request that was answered to its end.
 
     `prefill_ms` is from asking the engine to its first piece, `decode_ms` from there to its last; `kv_cache_usage` (0
     to 1) is the engine's at the first piece.

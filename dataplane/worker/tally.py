@@ -9,7 +9,7 @@ from dataplane.worker.release import Release, Sample
 
 @dataclass(slots=True)
 class Tally:
-    """Requests since the start, counted once each when they end, and the figures of those that the engine ran.
+    """Requests since the start, counted once each when they end, and the figures of those that were answered.
 
     How many ended and how many failed the parent knows, for it carried them. Everything else goes through `Release`.
     """
@@ -23,8 +23,8 @@ class Tally:
         self.total += 1
         self.failed += failed
 
-    def ran(self, sample: Sample, *, now_s: float) -> None:
-        """Take the figures of one request that the engine ran to its end."""
+    def answered(self, sample: Sample, *, now_s: float) -> None:
+        """Take the figures of one request that was answered to its end, whatever its inner status."""
         self.release.add(sample, now_s=now_s)
 
     def as_maps(self, *, now_s: float) -> dict[str, object]:

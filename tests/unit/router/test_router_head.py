@@ -91,6 +91,13 @@ def test_an_invalid_traceparent_is_ignored_and_never_an_error(text: str, *, kept
     assert read_traceparent({"traceparent": text}) == (text if kept else None), "W3C: start a new trace"
 
 
+@pytest.mark.parametrize("more", ["", "-", "-what a later version adds"])
+def test_a_later_versions_wish_not_to_be_traced_is_read(more: str) -> None:
+    known = f"{'a' * 32}-{'b' * 16}-00"
+    assert read_traceparent({"traceparent": f"01-{known}{more}"}) == f"00-{known}", "W3C: as far as we know the format"
+    assert read_traceparent({"traceparent": f"00-{known}-more"}) is None, "ours has no more"
+
+
 def test_affinity_tags_are_read_in_order() -> None:
     tags = [f"{n:016x}" for n in range(16)]
     fields = read_fields([*GOOD, (b"X-MRGC-Affinity", ", ".join(tags).encode())])

@@ -393,6 +393,14 @@ def test_a_bundle_with_an_inner_part_of_another_kind_is_refused_or_does_not_hold
         judge(ReceiptBundle.from_json(json.dumps(changed).encode()), LOCAL)
 
 
+@pytest.mark.parametrize("name", ["receipt", "nonce", "request_key"])
+def test_a_bundle_that_says_one_thing_twice_is_refused(name: str) -> None:
+    text = WHOLE.to_json()
+    line = next(line for line in text.splitlines() if f'"{name}":' in line)
+    with pytest.raises(ReceiptError, match="each key once"):
+        ReceiptBundle.from_json(text.replace(line, f"{line.rstrip(',')},\n{line}").encode())
+
+
 def test_a_document_longer_than_any_is_refused() -> None:
     long = replace(attested(SHOWN), document=bytes(MAX_DOCUMENT_BYTES + 1))
     with pytest.raises(AttestationError, match="bytes"):

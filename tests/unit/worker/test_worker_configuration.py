@@ -46,6 +46,15 @@ def test_whatever_concerns_a_tenant_changes_the_digest() -> None:
         content({"VLLM_LOGGING_LEVEL": "DEBUG"}),
         content({"PYTHONPATH": "/elsewhere"}),
         content({"LD_PRELOAD": "/elsewhere.so"}),
+        content({"CUDA_INJECTION64_PATH": "/elsewhere.so"}),
+        content({"NVTX_INJECTION64_PATH": "/elsewhere.so"}),
+        content({"OPENSSL_CONF": "/elsewhere.cnf"}),
+        content({"GCONV_PATH": "/elsewhere"}),
+        content({"TRITON_CACHE_DIR": "/fsx/kernels"}),
+        content({"FLASHINFER_WORKSPACE_BASE": "/fsx/kernels"}),
+        content({"XDG_CACHE_HOME": "/fsx/kernels"}),
+        content({"CC": "/fsx/cc"}),
+        content({"HOME": "/fsx/home"}),
     ]
     digests = {config_digest(each) for each in variants}
     assert len(digests) == len(variants), "an operator can change none of these unseen"
@@ -62,7 +71,6 @@ def test_whatever_concerns_a_tenant_changes_the_digest() -> None:
         {"MRGC_REGION": "us-west-2"},
         {"INSTANCE_ID": "i-1"},
         {"PYTHONUNBUFFERED": "1"},
-        {"HOME": "/other"},
     ],
 )
 def test_where_things_lie_does_not_so_one_digest_serves_a_fleet(more: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dataplane.worker.manifest import Manifest, ManifestFile, hash_folder, write_manifest
 from dataplane.worker.modelcopy import COPY_CHUNK_BYTES, ModelCache
 from dataplane.worker.modelfolder import MANIFEST_FILE, MAX_DEPTH, MAX_FILES, PoolError
+from dataplane.worker.mounts import served_elsewhere
 from dataplane.worker.pool import Pool, PoolDirectory, model_digest
 from dataplane.worker.pools import Pools
 from tests.unit.worker.test_worker_pools import FakeEngine, FakeFactory
@@ -213,6 +214,32 @@ def test_the_folder_of_copies_is_the_workers_alone(mount: Path, cache: ModelCach
     assert not list((tmp_path / "cache").iterdir()), "nothing stays"
     with pytest.raises(PoolError, match="stopping"):
         cache.copy("tiny", mount / "models" / "tiny")
+
+
+@pytest.mark.parametrize("kind", ["lustre", "nfs4", "fuse", "fuse.sshfs", "fuseblk", "virtiofs"])
+def test_a_copy_that_somebody_else_serves_is_no_copy(mount: Path, tmp_path: Path, kind: str) -> None:
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    other = f"21 1 {os.major(device) + 1}:0 / / rw - ext4 /dev/vda rw\n"
+    table = other + f"36 21 {number} / /var/cache rw,noatime shared:1 master:2 - {kind} 10.0.0.1@tcp:/fsx rw\n"
+    for root in (tmp_path / "cache", None):
+        cache = ModelCache(root, mounts=lambda: table)
+        with pytest.raises(PoolError, match=f"is on {kind}"):
+            cache.copy("tiny", mount / "models" / "tiny")
+        cache.close()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "tmpfs", "overlay"])
+def test_a_disk_of_this_machine_will_do(mount: Path, tmp_path: Path, kind: str) -> None:
+    device = tmp_path.stat().st_dev
+    table = f"36 21 {os.major(device)}:{os.minor(device)} / / rw - {kind} /dev/vda rw\n"
+    path, _ = ModelCache(tmp_path / "cache", mounts=lambda: table).copy("tiny", mount / "models" / "tiny")
+    assert path.is_dir(), "copied"
+
+
+@given(st.text(), st.integers(0, 2**32))
+def test_any_table_of_mounts_is_read(table: str, device: int) -> None:
+    assert served_elsewhere(device, table) is None or " - " in table, "nothing is found where nothing is named"
 
 
 def test_without_a_folder_given_a_fresh_one_is_used_and_removed(mount: Path) -> None:

@@ -141,6 +141,20 @@ async def test_a_recorded_hop_request_is_served_once_and_its_figures_are_in_no_t
         )
 
 
+@pytest.mark.parametrize("last", [{"prompt": "hello"}, {"prompt": "hello", "model": "another"}, b"no JSON"])
+async def test_a_window_is_released_alike_whether_the_last_message_was_good_or_refused(
+    run_worker: Run, last: object
+) -> None:
+    async with run_worker(synthetic()) as (_, client, _task):
+        for _ in range(RELEASE_REQUESTS - 1):
+            await client.ask(COMPLETIONS, {"prompt": "hello", "max_tokens": 1})
+        assert (await client.stats())["released"]["requests"] == 0, "whoever filled all places but one"
+        await client.ask(COMPLETIONS, last)
+        assert (await client.stats())["released"]["requests"] == RELEASE_REQUESTS, (
+            "does not learn from the count whether the engine took the last one: its status is sealed"
+        )
+
+
 async def test_an_answer_has_head_body_tail_and_span(run_worker: Run, mount: Path) -> None:
     async with run_worker(synthetic()) as (_, client, _task):
         answered = await client.ask(COMPLETIONS, {"prompt": SECRET, "max_tokens": 3}, traceparent=TRACEPARENT)
