@@ -244,9 +244,7 @@ def test_folders_that_killed_workers_left_in_the_temporary_directory_go_and_no_o
     assert not killed.exists(), "a worker that was killed removes nothing, so the next one does"
     assert in_use.exists(), "a folder that a running worker has locked is its own"
     assert fresh.exists(), "one that was made a moment ago may be about to be locked"
-    assert (other / "tiny-x" / "model.safetensors").exists(), (
-        "whatever is named otherwise stays, linked or not"
-    )
+    assert (other / "tiny-x" / "model.safetensors").exists(), "whatever is named otherwise stays, linked or not"
 
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
