@@ -131,13 +131,19 @@ class WatchedNsm:
         # The module's device blocks for milliseconds.
         await asyncio.to_thread(self.attest, nonce=None, user_data=None, public_key=None)
 
-    async def keep_looking(self, *, period_s: float = LOOK_S) -> None:
-        """Look whenever nobody else has for `period_s` seconds; runs until cancelled."""
+    async def keep_looking(self, *, period_s: float = LOOK_S, timeout_s: float = LOOK_TIMEOUT_S) -> None:
+        """Look whenever nobody else has for `period_s` seconds, each time for `timeout_s`; runs until cancelled.
+
+        A look that hangs keeps its thread until the module answers; those behind it give up at the gate.
+        """
         told = ""
         while True:
             if self.clock.age_s >= period_s:
                 try:
-                    await self.look()
+                    async with asyncio.timeout(timeout_s):
+                        await self.look()
+                except TimeoutError:
+                    logger.error("the security module gave no time within %g s: it hangs", timeout_s)  # noqa: TRY400 - it says all
                 except MrgcError as error:
                     logger.error("the security module gave no time: %s", error)  # noqa: TRY400 - the sentence says all
             fault = self.clock.fault

@@ -15,7 +15,8 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,15 @@ COPY_CHUNK_BYTES: Final = 4 * 1024 * 1024
 DEFAULT_MAX_BYTES: Final = 1024**4
 """1 TiB of copies: room for a 405-billion-parameter model in 16 bits. The disk ends it sooner."""
 
+OWN_PREFIX: Final = "mrgc-models-"
+"""How folders are named that a worker makes for itself below the system's temporary one."""
+
+LEFT_AFTER_S: Final = 60.0
+"""How old such a folder is before it may count as left: from its making to its lock is under a millisecond."""
+
 PRIVATE: Final = 0o700
 READ_ONLY: Final = 0o400
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ModelCache:
@@ -43,7 +51,8 @@ class ModelCache:
     ) -> None:
         """`root` is made if need be; None takes a fresh folder below the system's temporary one, and removes it.
 
-        `mounts` reads the kernel's table of mounts.
+        `mounts` reads the kernel's table of mounts. Where `root` is None, the folders go, too, that
+        this user's killed workers left there.
         """
         self._given = root
         self._max_bytes = max_bytes
@@ -63,7 +72,8 @@ class ModelCache:
         with self._lock:
             root = self._prepare()
             folder = ModelFolder(source)
-            target = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+            with _telling(root):
+                target = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
             try:
                 expected = read_manifest(folder)
                 copied = self._copy_all(folder, target)
@@ -106,12 +116,14 @@ class ModelCache:
             raise PoolError("The worker is stopping and copies no model any more.")
         if self._root is not None:
             return self._root
-        if self._given is None:
-            root = Path(tempfile.mkdtemp(prefix="mrgc-models-"))
-        else:
-            root = self._given
-            root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        root = self._given
+        with _telling(Path(tempfile.gettempdir()) if root is None else root):
+            if root is None:
+                _remove_left(Path(tempfile.gettempdir()))
+                root = Path(tempfile.mkdtemp(prefix=OWN_PREFIX))
+            else:
+                root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            descriptor = os.open(root, DIRECTORY)
         try:
             _claim(descriptor, root, self._mounts())
         except BaseException:
@@ -137,7 +149,8 @@ class ModelCache:
         files = []
         for name in names:
             destination = target / name
-            destination.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            with _telling(target.parent):
+                destination.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             with folder.open(name) as source:
                 file = self._copy_file(name, source, destination, room)
             room -= file.size
@@ -161,10 +174,11 @@ class ModelCache:
 
     def _copy_file(self, name: str, source: int, destination: Path, room: int) -> ManifestFile:
         """Write and hash the same bytes, read once."""
-        digest, size = hashlib.sha256(), 0
-        descriptor = os.open(
-            destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, READ_ONLY
-        )
+        digest, size, root = hashlib.sha256(), 0, self._root or destination.parent
+        with _telling(root):
+            descriptor = os.open(
+                destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, READ_ONLY
+            )
         with os.fdopen(descriptor, "wb", buffering=0) as written:
             while chunk := os.read(source, COPY_CHUNK_BYTES):
                 if self._stopping.is_set():
@@ -174,9 +188,41 @@ class ModelCache:
                     raise PoolError(f"{name[:128]!r} grew while it was read, beyond MODEL_CACHE_MAX_BYTES.")
                 digest.update(chunk)
                 rest = memoryview(chunk)
-                while rest:
-                    rest = rest[written.write(rest) :]
+                with _telling(root):
+                    while rest:
+                        rest = rest[written.write(rest) :]
         return ManifestFile(name=name, size=size, sha256=digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _telling(root: Path) -> Iterator[None]:
+    """Turn a fault of the copies' disk into `PoolError`: untold, it would pass for the model store's."""
+    try:
+        yield
+    except OSError as error:
+        raise PoolError(
+            f"The copy of a model could not be written below {root} ({error.strerror}); make room there, or give the "
+            "worker another MODEL_CACHE_DIR."
+        ) from error
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove what this user's workers left when they were killed: their folders, locked by nobody any more."""
+    for path in parent.glob(f"{OWN_PREFIX}*"):
+        try:
+            descriptor = os.open(path, DIRECTORY)
+        except OSError:
+            continue  # a link, a file, gone meanwhile, or another user's
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid() or time.time() - status.st_mtime < LEFT_AFTER_S:
+                continue
+            # Held while it is removed, and not taken over: no process waits for a folder that it did not make.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def _claim(descriptor: int, root: Path, mounts: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,37 @@ async def test_the_clock_is_looked_at_again_and_a_failing_module_ends_nothing() 
     await asyncio.wait_for(silent.often.wait(), 5)
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_a_module_that_hangs_does_not_silence_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    clocks = Clocks()
+    clocks.attest()
+    over, told = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hanging(**fields: Any) -> bytes:
+        del fields
+        over.wait(10)
+        raise NsmError("over")
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "clock skew" in record.getMessage():
+                loop.call_soon_threadsafe(told.set)
+
+    clocks.nsm.attest = hanging  # type: ignore[method-assign] # as /dev/nsm may
+    clocks.pass_s(MAX_LOOK_AGE_S + 1)
+    handler = Told()
+    logging.getLogger("dataplane.enclave.hostclock").addHandler(handler)
+    looking = asyncio.create_task(clocks.watched.keep_looking(period_s=0.004, timeout_s=0.001))
+    try:
+        await asyncio.wait_for(told.wait(), 2)
+    finally:
+        over.set()
+        logging.getLogger("dataplane.enclave.hostclock").removeHandler(handler)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+    assert "gave no time" in caplog.text, "an operator reads that the module hangs, and that its time is too old"
 
 
 async def test_no_document_is_made_while_others_ask_often_enough() -> None:

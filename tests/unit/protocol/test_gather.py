@@ -65,3 +65,49 @@ def test_nothing_is_lost_reordered_or_late(tokens: list[tuple[bytes, float]]) ->
         assert len(gatherer._pending) < 4096, "less than a frame waits"
     out.append(gatherer.flush())
     assert b"".join(out) == b"".join(data for data, _ in tokens), "the same bytes in the same order"
+
+
+Flow = list[tuple[bytes, float]]
+"""Data with the second at which it comes."""
+
+
+def gathered(flow: Flow) -> Flow:
+    """What a gatherer makes of a flow whose end is not the stream's: every frame with its time."""
+    gatherer, out = FrameGatherer(), []
+    for data, now in flow:
+        due = gatherer.due_at
+        if due is not None and due <= now:
+            out.append((gatherer.flush(due), due))
+        out += [(frame, now) for frame in gatherer.push(data, now)]
+    due = gatherer.due_at
+    return out if due is None else [*out, (gatherer.flush(due), due)]
+
+
+def times(flow: Flow) -> list[float]:
+    """When each byte of a flow is there."""
+    return [now for data, now in flow for _ in data]
+
+
+@given(
+    tokens=st.lists(st.tuples(st.binary(min_size=1, max_size=3000), st.floats(0, 0.05)), max_size=30),
+    way=st.lists(st.floats(0, 0.01), min_size=100, max_size=100),
+)
+def test_the_worker_and_the_enclave_gather_one_after_the_other_and_nobody_waits_twice(
+    tokens: list[tuple[bytes, float]], way: list[float]
+) -> None:
+    now, engine = 0.0, []
+    for data, pause in tokens:
+        now += pause
+        engine.append((data, now))
+    worker = gathered(engine)
+    arrived, last = [], 0.0
+    for (frame, left), takes in zip(worker, way, strict=False):
+        last = max(last, left + takes)  # the hop keeps the order
+        arrived.append((frame, last))
+    tenant = gathered(arrived)
+    assert b"".join(frame for frame, _ in tenant) == b"".join(data for data, _ in engine), "control: all came through"
+    slowest = max(way)
+    for left, came in zip(times(worker), times(tenant), strict=True):
+        assert came <= left + slowest + 1e-9, "the second gathering adds the hop's own jitter, and no 20 ms of its own"
+    for made, left in zip(times(engine), times(worker), strict=True):
+        assert left <= made + 0.020 + 1e-9, "and the first one at most 20 ms"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import socket
@@ -250,6 +252,50 @@ def test_without_a_folder_given_a_fresh_one_is_used_and_removed(mount: Path) -> 
     cache.close()
     cache.close()
     assert not root.exists(), "and gone at the end"
+
+
+def test_folders_that_killed_workers_left_in_the_temporary_directory_go_and_no_other(
+    mount: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    running = ModelCache()
+    in_use = PoolDirectory(mount, cache=running).open("tiny").path.parent
+    killed, fresh, other = (tmp_path / name for name in ("mrgc-models-killed", "mrgc-models-fresh", "other"))
+    for folder in (killed, fresh, other):
+        (folder / "tiny-x").mkdir(parents=True)
+        (folder / "tiny-x" / "model.safetensors").write_bytes(b"26 GB")
+    (tmp_path / "mrgc-models-link").symlink_to(other)
+    for folder in (killed, other, in_use):
+        os.utime(folder, (0, 0))
+    PoolDirectory(mount, cache=ModelCache()).open("tiny")
+    assert not killed.exists(), "a worker that was killed removes nothing, so the next one does"
+    assert in_use.exists(), "a folder that a running worker has locked is its own"
+    assert fresh.exists(), "one that was made a moment ago may be about to be locked"
+    assert (other / "tiny-x" / "model.safetensors").exists(), "whatever is named otherwise stays, linked or not"
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_takes_no_more_is_told_as_the_copys_and_not_the_stores_fault(
+    mount: Path, cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: object, /) -> int:
+            del data
+            raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr("dataplane.worker.modelcopy.os.fdopen", lambda descriptor, *_a, **_k: Full(descriptor, "wb"))
+    with pytest.raises(PoolError, match="MODEL_CACHE_DIR") as caught:
+        PoolDirectory(mount, cache=cache).open("tiny")
+    assert os.strerror(fault) in str(caught.value), "the sentence says what is wrong"
+    assert str(tmp_path / "cache") in str(caught.value), "and where"
+    assert not list((tmp_path / "cache").iterdir()), "and the half of a copy makes room again"
+
+
+def test_a_folder_for_copies_that_cannot_be_made_is_named(mount: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PoolError, match="MODEL_CACHE_DIR") as caught:
+        PoolDirectory(mount, cache=ModelCache(tmp_path / "file" / "cache")).open("tiny")
+    assert str(tmp_path / "file" / "cache") in str(caught.value), "not the model store's folder, which is well"
 
 
 def test_copies_have_a_bound_together(mount: Path, tiny: Path, add_pool: Callable[..., Path], tmp_path: Path) -> None:
