@@ -33,7 +33,10 @@ def die_with_parent() -> None:
 
 
 def children_die_with_us() -> None:
-    """Have every child that is forked from now on die with this process; spawned ones call `die_with_parent`."""
+    """Have every child that is forked from now on die with this process; spawned ones call `die_with_parent`.
+
+    A forked child no longer writes its own signals to this process's event loop either.
+    """
     parent = 0
 
     def remember() -> None:
@@ -42,6 +45,9 @@ def children_die_with_us() -> None:
 
     def follow() -> None:
         _die_with(parent)
+        # asyncio's wakeup descriptor is a socket that the fork shares: a SIGTERM to an engine that is unloaded would
+        # be read by the worker's loop as its own, and stop the worker. Python 3.12 does the same by itself.
+        signal.set_wakeup_fd(-1)
         _tell_children()
 
     _tell_children()

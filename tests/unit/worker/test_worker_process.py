@@ -102,6 +102,44 @@ def test_a_child_that_asked_for_the_signal_lives_until_its_parent_dies(tmp_path:
     kill_the_parent_of_a_child(tmp_path, way, "armed")
 
 
+FORKING = """
+import asyncio, os, signal, sys, threading
+from dataplane.worker.parent_death import children_die_with_us
+
+async def main():
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    children_die_with_us()
+    children = []
+
+    def load():
+        # As an engine's process does, in a thread as the loader is one: it handles SIGTERM and ends.
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        children.append(child)
+
+    await asyncio.to_thread(load)
+    await asyncio.to_thread(os.waitpid, children[0], 0)
+    await asyncio.sleep(0.05)
+    sys.exit(1 if stopped.is_set() else 0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.processes
+def test_an_engine_that_is_told_to_end_does_not_end_its_worker(tmp_path: Path) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(FORKING)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environ, check=False, capture_output=True, timeout=30)
+    assert done.returncode == 0, f"the parent took its child's signal for its own: {done.stderr.decode()[-300:]}"
+
+
 def run_module(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     return subprocess.run(
