@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import signal
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -41,9 +40,6 @@ METER: contextvars.ContextVar[Meter | None] = contextvars.ContextVar("mrgc_meter
 """The meter of the request that the current task serves; tasks that it starts inherit it."""
 
 children_die_with_us()
-# A forked engine shares the descriptor by which Python tells our event loop of signals: without this, the SIGTERM that
-# ends an engine when its pool is unloaded would be taken for one to the worker, which would stop.
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 @dataclass(slots=True)
