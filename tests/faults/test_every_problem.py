@@ -19,7 +19,7 @@ from dataplane.enclave.replay import ReplayWindow
 from dataplane.protocol.envelope import RequestSealer
 from dataplane.protocol.errors import PROBLEMS
 from dataplane.protocol.suite import MAX_BODY_BYTES
-from tests.support.whole_path import ABSENT_POOL, OTHER_KEY, PROMPT, Options, WholePath, whole_path
+from tests.support.whole_path import ABSENT_POOL, INSTANCE, OTHER_KEY, PROMPT, Options, WholePath, whole_path
 from tests.unit.router.harness import API_KEY, ENVELOPE, KMS_KEY, Reply, head, record
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +285,7 @@ async def a_full_queue_at_the_worker(path: WholePath) -> Reply:
 
 @row("host-failed", "router", "can't be connected to", retry_after=True)
 async def nobody_at_the_hosts_address(path: WholePath) -> Reply:
-    await path.router.put(record("i-0", "http://127.0.0.1:9"))
+    await path.router.put(record(INSTANCE, "http://127.0.0.1:9"))
     return await path.ask()
 
 
@@ -308,7 +308,7 @@ async def a_pool_that_can_not_be_loaded(path: WholePath) -> Reply:
 
 @row("no-capacity", "router", "can take a request now", retry_after=True)
 async def a_region_without_hosts(path: WholePath) -> Reply:
-    await path.router.registry.remove_host("us-east-1", "i-0")
+    await path.router.registry.remove_host("us-east-1", INSTANCE)
     await path.router.refresh()
     return await path.ask()
 
