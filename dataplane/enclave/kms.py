@@ -177,7 +177,9 @@ class BotoKms:
                 return await asyncio.shield(future)
         except TimeoutError:
             raise ProblemError(
-                "host-failed", f"KMS did not answer within {deadline_s:g} s.", retry_after_s=RETRY_AFTER_S
+                "host-failed",
+                f"The data key did not come within {deadline_s:g} s: KMS or this host's security module is silent.",
+                retry_after_s=RETRY_AFTER_S,
             ) from None
         except (ClientError, BotoCoreError, MrgcError) as error:
             # `from None`: what botocore quotes can hold ARNs of roles and request bodies.

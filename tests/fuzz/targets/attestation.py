@@ -12,16 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from dataplane.protocol.attestation import (
-    AttestationDocument,
-    AttestationPolicy,
-    aws_nitro_root_g1,
-    verify,
-    verify_kept,
-)
 from dataplane.protocol.attestation.certificate import read_certificate
 from dataplane.protocol.attestation.der import DerError
-from dataplane.protocol.attestation.document import parse_cose, parse_payload
+from dataplane.protocol.attestation.document import AttestationDocument, parse_cose, parse_payload
+from dataplane.protocol.attestation.verify import AttestationPolicy, aws_nitro_root_g1, verify, verify_kept
 from dataplane.protocol.errors import AttestationError
 from tests.fuzz.harness import step
 from tests.support import nitro_documents as made

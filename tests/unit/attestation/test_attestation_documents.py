@@ -13,9 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.protocol.attestation import AttestationDocument, AttestationPolicy, instance_pcr4, verify, verify_kept
-from dataplane.protocol.attestation.document import parse_cose, parse_payload
-from dataplane.protocol.attestation.verify import AWS_NITRO_ROOT_G1_SHA256, authenticate, aws_nitro_root_g1
+from dataplane.protocol.attestation.document import AttestationDocument, instance_pcr4, parse_cose, parse_payload
+from dataplane.protocol.attestation.verify import (
+    AWS_NITRO_ROOT_G1_SHA256,
+    AttestationPolicy,
+    authenticate,
+    aws_nitro_root_g1,
+    verify,
+    verify_kept,
+)
 from dataplane.protocol.errors import AttestationError
 
 DATA = Path(__file__).parents[2] / "data" / "attestation"

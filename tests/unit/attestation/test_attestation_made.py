@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from dataplane.protocol.attestation import AttestationPolicy, verify
 from dataplane.protocol.attestation.structure import MAX_DEPTH, MAX_ITEMS, check_single_item
+from dataplane.protocol.attestation.verify import AttestationPolicy, verify
 from dataplane.protocol.errors import AttestationError
 from stacks.local.nsm import SoftwareNsm, indefinite_map, sign_document
 from stacks.local.pki import Authority, create_nsm_root, issue_nsm_ca, issue_nsm_leaf, key_usage

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from dataplane.protocol.attestation import AttestationPolicy, verify, verify_kept
+from dataplane.protocol.attestation.verify import AttestationPolicy, verify, verify_kept
 from dataplane.protocol.errors import AttestationError
 from tests.support import nitro_documents as made
 from tests.support.certificate_deviations import DEVIATIONS, put

@@ -8,8 +8,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from dataplane.protocol.attestation import AttestationPolicy, verify, verify_kept
 from dataplane.protocol.attestation.document import MAX_TIMESTAMP_MS
+from dataplane.protocol.attestation.verify import AttestationPolicy, verify, verify_kept
 from dataplane.protocol.errors import AttestationError
 from tests.support import nitro_documents as made
 

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.protocol.attestation import AttestationPolicy, verify, verify_kept
-from dataplane.protocol.attestation.verify import SECURE_BOOT_OFF_PCR7
+from dataplane.protocol.attestation.verify import SECURE_BOOT_OFF_PCR7, AttestationPolicy, verify, verify_kept
 from dataplane.protocol.errors import AttestationError
 from stacks.local.nsm import SoftwareNsm
 from tests.support import nitro_documents as made

@@ -325,6 +325,15 @@ def test_the_setup_installs_exactly_the_units_of_this_project(machine: Machine) 
         assert machine.read(f"etc/systemd/system/mrgc-{part}.service") == unit
 
 
+@pytest.mark.parametrize("part", ["proxy", "worker", "parent"])
+def test_systemd_never_gives_a_part_up_that_fails_at_once_and_often(part: str) -> None:
+    unit, _, service = (ROOT / f"dataplane/{part}/mrgc-{part}.service").read_text().partition("[Service]")
+    assert "\nRestart=always\n" in service, "what ended is started again"
+    assert "\nStartLimitIntervalSec=0\n" in unit, (
+        "systemd's own limit, five starts in ten seconds, would leave a host down for a fault that passes by itself"
+    )
+
+
 def test_the_setup_tells_the_host_who_it_is(machine: Machine) -> None:
     machine.run(SETUP)
     assert "INSTANCE_ID=i-0123\n" in machine.read("etc/mrgc/host.env")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.protocol.attestation import AttestationDocument
-from dataplane.protocol.attestation.document import parse_cose, parse_payload
+from dataplane.protocol.attestation.document import AttestationDocument, parse_cose, parse_payload
 from stacks.local.aws.attested import conditions_of
 from stacks.local.aws.conditions import conditions_hold
 
