@@ -43,7 +43,7 @@ def parse_input(
             return [Entry(kind="model", version=version, digest=_manifest_digest(data, where), **common)]
         document = _json(data, where)
         allowed = document.get("allowed")
-        if allowed is None:
+        if allowed is None and "configurations" not in document:
             return [Entry(kind="enclave", version=version, registers=_image(document, where), **common)]
         if not isinstance(allowed, list) or not allowed:
             raise InputError(f'{where} allows no host; give {{"allowed": [{{"4": "hex", "12": "hex"}}]}}.')

@@ -56,6 +56,11 @@ def test_host_measurements_are_an_entry_each(tmp_path: Path) -> None:
     assert [e.version for e in read(tmp_path, {"allowed": hosts[:1]})] == ["1.4"], "a single one under the given"
 
 
+def test_a_file_that_allows_worker_configurations_alone_has_no_host_to_log(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"allows no host; give .*allowed"):
+        read(tmp_path, {"configurations": ["ab" * 32]})
+
+
 def test_a_models_manifest_has_the_digest_that_the_worker_reckons(tmp_path: Path) -> None:
     model = tmp_path / "model"
     (model / "sub").mkdir(parents=True)
