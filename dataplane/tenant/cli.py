@@ -17,6 +17,7 @@ from dataplane.log.pin import read_pin
 from dataplane.log.when import utc_text
 from dataplane.mesh.logs import log_unhandled
 from dataplane.protocol.errors import MrgcError, SettingsError
+from dataplane.protocol.frames import check_pad
 from dataplane.tenant import receipt_cli
 from dataplane.tenant.ask import Answer, ask_question
 from dataplane.tenant.attest import NOT_SHOWN, attest, load_root, shown_registers
@@ -178,12 +179,23 @@ def ask(
 
     async def asked() -> tuple[Answer, str | None]:
         telemetry = config.telemetry()
+        begun = False
+
+        def show(piece: str) -> None:
+            nonlocal begun
+            begun = True
+            _print_token(piece)
+
         try:
             async with config.client(telemetry, disclose=disclose) as client:
                 answer = await ask_question(
-                    client, text, model=pool, max_tokens=max_tokens, on_text=None if json_output else _print_token
+                    client, text, model=pool, max_tokens=max_tokens, on_text=None if json_output else show
                 )
             return answer, None if receipt is None else await _keep(answer, config, receipt)
+        except MrgcError:
+            if begun:
+                _print_token("\n")  # why the answer does not count stands on a line of its own
+            raise
         finally:
             await asyncio.to_thread(telemetry.shutdown)
 
@@ -320,6 +332,8 @@ def _merged(
     assurance: Assurance | None,
     pad: int,
 ) -> TenantConfig:
+    if not check_pad(pad):
+        raise SettingsError(f"MRGC_PAD (--pad) is {pad}; expected 0 or a power of two from 16 to 4096.")
     api_key = os.environ.get("MRGC_API_KEY", "")
     if api_key_file is not None:
         api_key = read_secret(api_key_file, "the API key")

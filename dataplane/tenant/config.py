@@ -172,7 +172,9 @@ def _load_json(path: Path) -> Any:
         if len(data) > MAX_FILE_BYTES:
             raise SettingsError(f"{path} is over {MAX_FILE_BYTES} bytes; name the right file.")
         return json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({_why(error)}); name the right file.") from None
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as JSON ({_why(error)}); name the right file.") from None
 
 

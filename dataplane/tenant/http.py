@@ -1,7 +1,7 @@
 """HTTPS to the cluster: one pool of kept-alive connections, and fresh ones for retries.
 
 An established connection stays with the region that it was made to, even while that region drains or fails (AWS Global
-Accelerator moves new connections only). So a retry never reuses a connection.
+Accelerator moves new connections only). So a retry never reuses a connection, and none that was refused on is kept.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from dataplane.mesh.address import is_loopback
 from dataplane.protocol.errors import MAX_PROBLEM_BYTES, ProblemError, SettingsError, parse_problem
 from dataplane.tenant.errors import UNREACHABLE, RequestError
 from dataplane.tenant.retry import RETRIED_STATUSES
 
+OK = 200
+"""The one status that carries an envelope."""
 CONNECT_S = 5.0
 """Longest TCP connect: three round trips between any two AWS regions are under 1 s."""
 MAX_CONNECTIONS = 1024
@@ -50,6 +53,21 @@ def checked_endpoint(endpoint: str) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(f"The endpoint {endpoint!r} would carry the API key in clear; give an https:// URL.")
     return endpoint.rstrip("/")
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response whose connection is kept only if it is a 200."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the head; a short body that came with it has given the connection back to the pool already."""
+        protocol = connection.protocol
+        await super().start(connection)
+        if self.status != OK and protocol is not None:
+            if connection.closed:
+                protocol.close()
+            else:
+                protocol.force_close()
+        return self
 
 
 class ClusterHttp:
@@ -82,6 +100,7 @@ class ClusterHttp:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=_Response,
         )
 
     async def open(
@@ -113,12 +132,11 @@ class ClusterHttp:
                     data=None if body is None else io.BytesIO(body),
                     allow_redirects=False,
                 )
-                if response.status == 200:  # noqa: PLR2004 - the one status that carries an envelope
+                if response.status == OK:
                     return response
                 try:
                     raise await self._refusal(response, attempt)
                 finally:
-                    # Closed, not returned to the pool: what answers this connection is not well.
                     response.close()
         except aiohttp.ClientConnectorCertificateError:
             raise self._unreachable("its certificate is not trusted; name its CA file", attempt, retry=False) from None

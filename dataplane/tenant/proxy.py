@@ -185,6 +185,8 @@ class TenantProxy:
         )
 
     async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (request.content_length or 0) > MAX_MESSAGE_BYTES:
+            raise web.HTTPRequestEntityTooLarge(max_size=MAX_MESSAGE_BYTES, actual_size=request.content_length or 0)
         try:
             async with asyncio.timeout(self._body_s):
                 sent = await request.read()

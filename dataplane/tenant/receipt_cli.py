@@ -127,7 +127,7 @@ def _print_verdict(verdict: Verdict) -> None:
     receipt = verdict.receipt
     out.print(f"The receipt holds: request {receipt.request.hex()}", style="green")
     for name, value in facts(verdict).items():
-        out.print(f"  {name:<14}{printable(value if isinstance(value, str) else json.dumps(value))}")
+        out.print(f"  {name:<17}{printable(value if isinstance(value, str) else json.dumps(value))}")
     out.print("Proved:")
     for sentence in verdict.proved:
         out.print(f"  - {printable(sentence)}")

@@ -139,7 +139,7 @@ async def test_a_cut_answer_is_exit_1(tmp_path: Path) -> None:
         code, out, err = await mrgc("ask", "the door?", "--cluster", str(path))
     assert code == 1, "an answer that is not whole is a failure"
     assert "incomplete" in err, "and is called so"
-    assert out.startswith("open"), "what came was shown"
+    assert out == "open\n", "what came was shown, and the reason stands on a line of its own"
 
 
 async def test_misuse_is_exit_2_and_says_what_to_give(tmp_path: Path) -> None:
@@ -148,6 +148,8 @@ async def test_misuse_is_exit_2_and_says_what_to_give(tmp_path: Path) -> None:
         (["ask", "x", "--cluster", str(tmp_path / "none.json")], "No such file"),
         (["attest"], "No cluster was named"),
         (["ask", "x", "--assurance", "total"], "Invalid value"),
+        (["ask", "x", "--cluster", str(tmp_path / "any.json"), "--pad", "17"], "MRGC_PAD (--pad) is 17; expected 0"),
+        (["proxy", "--cluster", str(tmp_path / "any.json"), "--pad", "8"], "MRGC_PAD (--pad) is 8; expected 0"),
     ]
     for arguments, sentence in cases:
         code, out, err = await mrgc(*arguments)

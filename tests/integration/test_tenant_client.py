@@ -118,6 +118,16 @@ async def test_what_gave_nothing_is_tried_again_with_a_new_seal(step: Step) -> N
     assert len(cluster.kms.contexts) == 1, "attempts share the session's key"
 
 
+async def test_a_connection_that_was_refused_on_serves_no_later_request() -> None:
+    async with running(FakeCluster()) as cluster, cluster.client() as client:
+        await collect(client)
+        cluster.steps.append(Refuse(ProblemError("no-capacity", "No host.")))
+        await collect(client)
+        await collect(client)
+    _, refused, _, later = (seen.peer for seen in cluster.seen)
+    assert later != refused, "it ends in a region without hosts, and would cost every later request its first attempt"
+
+
 async def test_a_retry_uses_a_connection_of_its_own() -> None:
     async with running(FakeCluster()) as cluster, cluster.client() as client:
         await collect(client)

@@ -298,6 +298,8 @@ async def test_what_is_too_large_or_not_there_is_said_in_openais_shape() -> None
     async with proxied(FakeCluster()) as server, aiohttp.ClientSession() as http:
         async with http.post(f"{server.url}/v1/chat/completions", data=io.BytesIO(bytes((1 << 20) + 1))) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too-large"), "over 1 MiB"
+        declared = f"{HEAD}Content-Length: {(1 << 20) + 1}\r\n\r\n".encode()
+        assert (await said_to(server, declared)).startswith(b"HTTP/1.1 413"), "at once, where its length says so"
         async with http.get(f"{server.url}/v1/files") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not-found"), "another path"
         async with http.get(f"{server.url}/v1/chat/completions") as answer:

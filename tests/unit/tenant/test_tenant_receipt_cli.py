@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def mrgc(*arguments: str, **environ: str) -> Result:
 def test_verify_says_what_is_proved_and_what_is_not(shown: str, root: str) -> None:
     done = mrgc("verify", shown, "--root", root)
     assert done.exit_code == 0, done.output
+    named = re.findall(r"^  (?!- )(\S+) +\S", done.output, re.MULTILINE)
+    assert {"time_ms", "config_digest", "document_time_ms"} <= set(named), "every fact stands apart from its name"
     proved, _, unproved = done.output.partition("Not proved:")
     assert f"PCR0 {PCRS[0].hex()}" in proved, "which image"
     assert "assurance 0" in unproved, "and what a reader must not take for proved"
