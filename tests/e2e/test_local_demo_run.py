@@ -52,6 +52,7 @@ def test_the_demo_holds_what_it_claims_and_leaves_nothing(tmp_path: Path) -> Non
 def test_a_demo_that_is_kept_leaves_what_survives_running_and_says_how_to_use_and_stop_it(tmp_path: Path) -> None:
     try:
         done = demo(tmp_path, "--keep")
+        assert done.stdout, f"a summary is printed, whatever happened: {done.stderr}"
         summary = json.loads(done.stdout)
         assert (done.returncode, len(summary["claims"])) == (0, 11), f"all but the last: nothing is left\n{done.stderr}"
         cluster = tmp_path / "cluster.json"
