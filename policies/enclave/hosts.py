@@ -52,6 +52,19 @@ _LOGIN: Final = {
 }
 
 
+_RECORDING: Final = {
+    r"\bcore_pattern\b|\bulimit\s+(-\w+\s+)*-\w*c\w*\s+(?!0\b)|\b(Default)?LimitCORE\s*=\s*(?!0\b)\S"
+    r"|\bsystemd-coredump\b|\bcoredump\.conf\b|\bgcore\b|\babrtd?\b": "core dumps",
+    r"PROFILER|--profiler|\bnsys\b|\bncu\b|\bpy-spy\b|\bperf\s+(record|top|trace)\b": "a profiler",
+    r"\b(gdb|strace|ltrace|bpftrace|bpftool)\b|\bptrace_scope\s*=\s*0": "a debugger or tracer",
+    r"log-requests|VLLM_DEBUG|VLLM_TRACE|VLLM_LOGGING_LEVEL\s*=\s*\W?DEBUG|max-log-len|TORCH_(LOGS|TRACE)": (
+        "a log of requests"
+    ),
+    r"\bswapon\b|\bmkswap\b|\bzram\b": "swap",
+}
+"""Ways to keep what a worker holds, each as what it would keep; patterns over the text find the usual ways."""
+
+
 def enclave_enabled(resource: Resource, _: Config) -> Iterator[str]:
     """What starts hosts enables Nitro Enclaves on them."""
     if resource.type == CONFIGURATION:
@@ -111,6 +124,14 @@ def no_debugging(resource: Resource, _: Config) -> Iterator[str]:
         found = _DEBUG.search(text)
         if found:
             yield f"The user data says {found[0]!r}; the host could read all that a debug enclave prints and holds."
+
+
+def no_recording(resource: Resource, _: Config) -> Iterator[str]:
+    """A host's user data sets up nothing that keeps what a GPU worker holds in clear."""
+    for text in _user_data(resource):
+        for pattern, what in _RECORDING.items():
+            if re.search(pattern, text, re.IGNORECASE):
+                yield f"The user data sets up {what}, which would keep prompts and answers on the host."
 
 
 def _user_data(resource: Resource) -> Iterator[str]:
@@ -174,6 +195,13 @@ RULES: Final[list[Rule]] = [
         types=(*HOSTS, CONFIGURATION),
         protects="No host runs its enclave in debug mode, in which the host reads its console and memory.",
         fix="Start enclaves without --debug-mode and --attach-console.",
+    ),
+    ResourceRule(
+        "gpu-host-no-recording",
+        no_recording,
+        types=(*HOSTS, CONFIGURATION),
+        protects="No core dump, profiler, debugger, swap or log of requests keeps what tenants ask on a host.",
+        fix="Remove it from the user data; look for faults on a host of a throw-away stack, with made-up prompts.",
     ),
     ResourceRule(
         "level-2-attestable-image",

@@ -69,6 +69,8 @@ USER_DATA = "c3NoLWVkMjU1MTkgQUFBQQ=="
 """`ssh-ed25519 AAAA`."""
 DEBUG = "bml0cm8tY2xpIHJ1bi1lbmNsYXZlIC0tZGVidWctbW9kZQ=="
 """`nitro-cli run-enclave --debug-mode`."""
+RECORDING = "dWxpbWl0IC1jIHVubGltaXRlZA=="
+"""`ulimit -c unlimited`."""
 
 ACCEPTED: list[Resource] = [
     key(),
@@ -99,6 +101,7 @@ BROKEN: dict[str, Resource] = {
     "gpu-host-imdsv2": host(metadataOptions={"httpTokens": "required", "httpPutResponseHopLimit": 2}),
     "gpu-host-no-key-pair": host(keyName="operators"),
     "gpu-host-no-debug-enclave": host(userData=DEBUG),
+    "gpu-host-no-recording": host(userData=RECORDING),
     "level-2-attestable-image": host(imageId="ami-0b0b0b0b0b0b0b0b2"),
     "level-2-no-login-in-user-data": host(userData=USER_DATA),
     "level-2-no-session": attach("arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"),

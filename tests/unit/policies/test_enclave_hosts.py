@@ -113,6 +113,39 @@ def test_at_level_2_user_data_that_opens_a_login_is_refused(text: str) -> None:
     assert refusing(host(userData=base64.b64encode(text.encode()).decode()), LEVEL_1) == set()
 
 
+@pytest.mark.parametrize("level", [CONFIG, LEVEL_1])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo '/var/crash/%e' > /proc/sys/kernel/core_pattern",
+        "sysctl -w kernel.core_pattern=/tmp/core",
+        "ulimit -c unlimited",
+        "ulimit -S -c 1000",
+        "[Service]\nLimitCORE=infinity",
+        "dnf install -y systemd-coredump",
+        "VLLM_TORCH_PROFILER_DIR=/tmp/p",
+        "nsys profile -o /tmp/x mrgc worker",
+        "py-spy record -p 1",
+        "perf record -a",
+        "gdb -p $(pidof python)",
+        "echo VLLM_DEBUG_LOG_API_SERVER_RESPONSE=1 >> /etc/mrgc/worker.env",
+        "VLLM_LOGGING_LEVEL='DEBUG'",
+        "mrgc worker --enable-log-requests",
+        "swapon /swapfile",
+    ],
+)
+def test_user_data_that_would_keep_what_a_worker_holds_is_refused(text: str, level: dict[str, Any]) -> None:
+    for data in (base64.b64encode(text.encode()), base64.b64encode(gzip.compress(text.encode()))):
+        assert refusing(host(userData=data.decode()), level) == {"gpu-host-no-recording"}
+
+
+@pytest.mark.parametrize(
+    "text", ["ulimit -c 0", "[Service]\nLimitCORE=0\n", "swapoff -a", "LOG_LEVEL=INFO", "VLLM_LOGGING_LEVEL=WARNING"]
+)
+def test_user_data_that_keeps_nothing_is_accepted(text: str) -> None:
+    assert refusing(host(userData=base64.b64encode(text.encode()).decode())) == set()
+
+
 def test_user_data_that_closes_a_login_is_accepted() -> None:
     text = "systemctl disable --now sshd amazon-ssm-agent\nsystemctl mask sshd\nssh_pwauth: false\n"
     assert refusing(host(userData=base64.b64encode(text.encode()).decode())) == set()
