@@ -155,7 +155,6 @@ class VllmFactory:
             raise EngineError(f"vLLM could not load pool {pool.name}: {_sentence(error)}") from error
         finally:
             self._guard.serving = True
-            own.setLevel(level)  # something that vLLM imports raises it, and this worker would say nothing any more
         engine = VllmEngine(runtime, self._executor)
         try:
             await runtime.build()
@@ -164,6 +163,8 @@ class VllmFactory:
             if isinstance(error, Exception):
                 raise EngineError(f"vLLM could not serve pool {pool.name}: {_sentence(error)}") from error
             raise
+        finally:
+            own.setLevel(level)  # vLLM's serving layer raises it, and this worker would say nothing any more
         return engine
 
     def gpu(self) -> GpuMemory:
